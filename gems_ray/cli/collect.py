@@ -1,0 +1,47 @@
+"""`run_tune.py collect`: datasets from a world."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def collect(
+    environment: Annotated[str, typer.Option(help="Environment with a shipped world, for example diffuse_mix.")],
+    quality: Annotated[str, typer.Option(help="random, medium, expert or mixed.")] = "expert",
+    episodes: Annotated[int, typer.Option(min=1, help="Episodes of 100 steps.")] = 10_000,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 0,
+    deterministic: Annotated[bool, typer.Option("--deterministic", help="Log mean actions, not samples.")] = False,
+    expert_share: Annotated[float, typer.Option(min=0, max=1, help="Share of expert episodes in mixed data.")] = 1 / 3,
+    world: Annotated[str | None, typer.Option(help="World bundle, in place of the shipped one.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="File [default: offline_datasets/ENVIRONMENT_QUALITY.npz].")
+    ] = None,
+) -> None:
+    """Collect a dataset with a behaviour policy."""
+    import torch
+
+    from gems_ray.cli.console import episode_progress, say
+    from gems_ray.collect.collect import collect_dataset
+    from gems_ray.data.npz import DATASET_FOLDER, save_dataset
+    from gems_ray.world.bundle import find_world
+
+    torch.set_num_threads(1)
+    opened = find_world(world or environment)
+    path = output or DATASET_FOLDER / f"{environment}_{quality}.npz"
+    with episode_progress(episodes) as progress:
+        dataset = collect_dataset(
+            opened,
+            quality,
+            episodes,
+            seed,
+            deterministic=deterministic,
+            expert_share=expert_share,
+            progress=progress,
+        )
+    save_dataset(dataset, path)
+    assert dataset.metadata is not None
+    say(
+        f"{path}: {len(dataset):,} transitions, mean return {dataset.metadata.behavior_return:.1f}, "
+        f"world {opened.fingerprint}, dataset {dataset.fingerprint}"
+    )

@@ -1,0 +1,38 @@
+"""Entry point: one line for a user's mistake, exit code 2; no stack trace."""
+
+import sys
+
+import typer
+from rich.console import Console
+
+from gems_ray.cli import world
+from gems_ray.cli.collect import collect
+from gems_ray.cli.export import export
+from gems_ray.cli.grid import grid
+from gems_ray.cli.train import train
+from gems_ray.errors import GemsRayError
+
+app = typer.Typer(
+    help="Offline reinforcement learning for slate recommendation, from simulator to result table.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.add_typer(world.app, name="world")
+for command in (collect, train, grid, export):
+    app.command()(command)
+
+
+def main() -> None:
+    """Runs the command line."""
+    try:
+        app()
+    except GemsRayError as error:
+        print_error(error)
+        sys.exit(error.exit_code)
+
+
+def print_error(error: GemsRayError) -> None:
+    """Prints an error as it is: no markup, no wrapping."""
+    Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,144 @@
+"""`run_tune.py train`: one experiment in this process, without Ray."""
+
+import shlex
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gems_ray import metrics
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from gems_ray.training.cell_run import CellRun
+
+
+def train(
+    env_name: Annotated[str, typer.Option("--env_name", "--env-name", help="Environment.")],
+    algorithm: Annotated[str, typer.Option(help="Algorithm.")] = "td3_bc",
+    seed: Annotated[int, typer.Option(min=0, help="Experiment seed.")] = 0,
+    max_timesteps: Annotated[
+        int, typer.Option("--max_timesteps", "--max-timesteps", min=1, help="Gradient updates.")
+    ] = 1_000_000,
+    evaluation_interval: Annotated[
+        int, typer.Option("--evaluation_interval", "--evaluation-interval", min=1, help="Updates between evaluations.")
+    ] = 5_000,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch_size", "--batch-size", help="Transitions per update.")
+    ] = None,
+    alpha: Annotated[
+        float | None, typer.Option(help="TD3+BC: weight of the Q term; larger is more RL, 0 is pure cloning.")
+    ] = None,
+    discount: Annotated[float | None, typer.Option(help="Weight of the next step's value.")] = None,
+    tau: Annotated[float | None, typer.Option(help="Polyak step of the targets.")] = None,
+    policy_noise: Annotated[
+        float | None, typer.Option("--policy_noise", "--policy-noise", help="TD3+BC: noise of target actions.")
+    ] = None,
+    policy_freq: Annotated[
+        int | None, typer.Option("--policy_freq", "--policy-freq", help="TD3+BC: critic updates per actor update.")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option("--learning_rate", "--learning-rate", help="Adam's step size.")
+    ] = None,
+    normalize: Annotated[bool, typer.Option("--normalize/--no-normalize", help="Normalise states.")] = True,
+    quality: Annotated[str, typer.Option(help="Quality of the environment's dataset.")] = "expert",
+    dataset: Annotated[Path | None, typer.Option(help="Own npz, in place of the environment's.")] = None,
+    world: Annotated[str | None, typer.Option(help="World bundle, in place of the shipped one.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    storage: Annotated[Path, typer.Option(help="Folder of the run folders.")] = Path("runs"),
+    name: Annotated[str | None, typer.Option(help="Name of the run folder [default: from the settings].")] = None,
+) -> None:
+    """Train one experiment without Ray. The same command continues an interrupted one."""
+    import torch
+
+    from gems_ray.cli.console import episode_progress, say
+    from gems_ray.cli.export import print_table
+    from gems_ray.environment_report import environment_report
+    from gems_ray.experiments.run_folder import FINISHED, RunFolder
+    from gems_ray.experiments.spec import check_experiment
+    from gems_ray.training.cell_run import CellRun, training_data
+    from gems_ray.training.sources import open_source, write_references
+    from gems_ray.training.trainer import resolve_device
+
+    given = {
+        "batch_size": batch_size,
+        "alpha": alpha,
+        "discount": discount,
+        "tau": tau,
+        "policy_noise": policy_noise,
+        "policy_freq": policy_freq,
+        "learning_rate": learning_rate,
+    }
+    settings: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    if not normalize:
+        settings["normalize_states"] = False
+    experiment = check_experiment(
+        {
+            "environment": [env_name],
+            "algorithm": [algorithm],
+            "seed": [seed],
+            "settings": {algorithm: settings} if settings else {},
+            "worlds": {env_name: world} if world else {},
+            "dataset": {"quality": quality} | ({"file": str(dataset)} if dataset else {}),
+            "training": {
+                "max_timesteps": max_timesteps,
+                "evaluation_interval": evaluation_interval,
+                "device": device,
+            },
+        }
+    )
+    torch.set_num_threads(1)
+    say(f"device: {resolve_device(device)}")
+    with episode_progress(experiment.dataset.episodes) as progress:
+        source = open_source(experiment, env_name, say, progress)
+    (cell,) = experiment.cells()
+    run = RunFolder.create(storage / (name or cell.name), experiment, environment_report())
+    if source.world:
+        write_references(run, experiment, env_name, source.world)
+    folder = run.cell(cell.name)
+    folder.forget_failure()
+    if folder.status != FINISHED:
+        cell_run = CellRun(folder, training_data(source.dataset), source.world)
+        if cell_run.trainer.algorithm.updates:
+            say(f"Continuing after {cell_run.trainer.algorithm.updates:,} updates.")
+        _train_until_signal(cell_run, say)
+    print_table(run)
+    say(f"Run folder: {run.path}")
+
+
+def _train_until_signal(cell_run: "CellRun", say: "Callable[[str], None]") -> None:
+    """Trains to the end; on Ctrl-C or SIGTERM saves between two updates and exits."""
+    signals: list[int] = []
+
+    def remember(signum: int, frame: FrameType | None) -> None:
+        signals.append(signum)
+
+    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        while not cell_run.finished and not signals:
+            report = cell_run.advance(stop=lambda: bool(signals))
+            if report is not None:
+                say(_line(report, cell_run.max_timesteps))
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if not cell_run.finished:
+        cell_run.save()
+        say(f"Interrupted; saved after {cell_run.trainer.algorithm.updates:,} updates. Continue with:")
+        say("  " + shlex.join(["python", *sys.argv]))
+        raise typer.Exit(128 + signals[0])
+
+
+def _line(report: "Mapping[str, float]", max_timesteps: int) -> str:
+    parts = [f"{int(report[metrics.STEP]):>9,}/{max_timesteps:,}"]
+    if metrics.RETURN_MEAN in report:
+        parts.append(f"return {report[metrics.RETURN_MEAN]:6.1f} ± {report[metrics.RETURN_SE]:.1f}")
+        parts.append(f"best {report[metrics.BEST_RETURN]:6.1f}")
+    if metrics.Q_POLICY in report:
+        parts.append(f"Q {report[metrics.Q_POLICY]:.1f} (bound {report[metrics.Q_BOUND]:.1f})")
+    parts.append(f"cloning {report[metrics.CLONING_ERROR]:.3f}")
+    return "  ".join(parts)

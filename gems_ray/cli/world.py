@@ -1,0 +1,78 @@
+"""`run_tune.py world`: training worlds and looking at them."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+app = typer.Typer(help="Train worlds (simulator, ranker, belief, behaviour agents) and look at them.")
+
+
+@app.command()
+def train(
+    environment: Annotated[str, typer.Option(help="Name of the environment, for example diffuse_mix.")],
+    output: Annotated[Path | None, typer.Option(help="Folder of the bundle [default: worlds/ENVIRONMENT].")] = None,
+    items: Annotated[
+        str | None, typer.Option(help="diffuse, focused or file:PATH; the environment's own if not given.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of sessions, ranker and agent.")] = 0,
+    sessions: Annotated[int, typer.Option(min=10, help="Logged sessions that the ranker is trained on.")] = 20_000,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the sessions.")] = 3,
+    episodes: Annotated[int, typer.Option(min=100, help="Episodes that the agent is trained on.")] = 20_000,
+    lambda_click: Annotated[float, typer.Option(min=0, help="Weight of the ranker's click loss.")] = 0.2,
+    lambda_kl: Annotated[float, typer.Option(min=0, help="Weight of the ranker's KL term.")] = 0.5,
+    noise_scale: Annotated[
+        str, typer.Option(help="What multiplies the ranker's noise: variance (as published) or standard_deviation.")
+    ] = "variance",
+) -> None:
+    """Train a world from nothing on the CPU. The same command continues an interrupted training."""
+    import torch
+
+    from gems_ray.errors import ConfigError
+    from gems_ray.simulator import environment as named_environment
+    from gems_ray.training.behavior import AgentReport, AgentTraining
+    from gems_ray.training.ranker import RankerEpoch, RankerTraining
+    from gems_ray.training.world import WorldRecipe, train_world
+    from gems_ray.world.ranker import RankerConfig
+
+    if noise_scale not in ("variance", "standard_deviation"):
+        raise ConfigError(f"--noise-scale: expected variance or standard_deviation, found `{noise_scale}`.")
+    scale: Literal["variance", "standard_deviation"] = "variance" if noise_scale == "variance" else "standard_deviation"
+    overrides = {"items": items} if items else {}
+    recipe = WorldRecipe(
+        environment=named_environment(environment, **overrides),
+        seed=seed,
+        ranker=RankerConfig(lambda_click=lambda_click, lambda_kl=lambda_kl, noise_scale=scale),
+        ranker_training=RankerTraining(sessions=sessions, epochs=epochs),
+        agent_training=AgentTraining(episodes=episodes),
+    )
+    folder = output or Path("worlds") / environment
+    torch.set_num_threads(1)
+
+    def progress(report: RankerEpoch | AgentReport, seconds: float) -> None:
+        minutes = f"{seconds / 60:6.1f} min"
+        if isinstance(report, RankerEpoch):
+            typer.echo(
+                f"{minutes}  ranker epoch {report.epoch}/{epochs}  validation loss {report.validation_loss:.3f}"
+                f"  (slate {report.validation_slate_loss:.3f}, click {report.validation_click_loss:.3f})"
+            )
+        else:
+            typer.echo(
+                f"{minutes}  agent episode {report.episodes:6d}/{episodes}  return {report.validation_return:6.1f}"
+                f"  (training {report.train_return:6.1f})  alpha {report.alpha:.4f}"
+            )
+
+    typer.echo(f"Training a world for {environment} in {folder}. Ctrl-C keeps it; the same command continues.")
+    try:
+        world = train_world(recipe, folder, shlex.join(["python", *sys.argv]), progress)
+    except KeyboardInterrupt:
+        typer.echo(f"\nInterrupted. Continue with: {shlex.join(['python', *sys.argv])}", err=True)
+        raise typer.Exit(130) from None
+    for name, row in world.facts["test"].items():
+        if name != "users":
+            typer.echo(
+                f"{name:>8}: {row['return_mean']:6.1f} +- {row['return_se']:.1f} on {world.facts['test']['users']} test users"
+            )
+    typer.echo(f"World {world.fingerprint} written to {folder}.")

@@ -1,0 +1,120 @@
+"""Reading and writing datasets as npz, without pickle and never half."""
+
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from pydantic import ValidationError
+
+from gems_ray.data.schema import OPTIONAL, REQUIRED, Dataset, DatasetMetadata
+from gems_ray.errors import DatasetError
+from gems_ray.files import atomic_path
+
+DATASET_FOLDER = Path("offline_datasets")
+
+
+def find_dataset(environment: str, quality: str, folder: Path = DATASET_FOLDER) -> Path:
+    """Where the dataset of an environment lies, or would be written.
+
+    Args:
+        environment: environment name.
+        quality: random, medium, expert or mixed.
+        folder: folder of the datasets.
+    """
+    foreign = folder / environment / f"{quality}_data_d4rl.npz"  # the other layout in circulation
+    ours = folder / f"{environment}_{quality}.npz"
+    return foreign if foreign.is_file() and not ours.is_file() else ours
+
+
+def load_dataset(path: Path) -> Dataset:
+    """Reads and checks a dataset.
+
+    Raises:
+        DatasetError: the file is missing, damaged, or holds something else than the documented format.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise DatasetError(f"{path}: expected an npz archive, found a single array. Save it with numpy.savez.")
+            known = [*REQUIRED, *OPTIONAL, "metadata"]
+            arrays = {name: file[name] for name in known if name in file.files}
+            present = list(file.files)
+    except FileNotFoundError:
+        raise DatasetError(
+            f"{path}: no such dataset. Collect one: python run_tune.py collect --environment NAME --quality expert."
+        ) from None
+    except IsADirectoryError:
+        raise DatasetError(f"{path}: expected an npz file, found a folder.") from None
+    except ValueError as error:
+        reason = "it holds an object array, which would have to be unpickled" if "Object" in str(error) else str(error)
+        raise DatasetError(f"{path}: cannot be read: {reason}. Save plain arrays with numpy.savez.") from None
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, KeyError) as error:
+        raise DatasetError(f"{path}: damaged or cut off ({error}). Collect it or copy it again.") from None
+    return check_dataset(arrays, str(path), present)
+
+
+def check_dataset(arrays: Mapping[str, np.ndarray], where: str, present: list[str] | None = None) -> Dataset:
+    """Turns arrays by name into a dataset.
+
+    Args:
+        arrays: the documented arrays, and `metadata` as JSON text if there is any.
+        where: file name for messages.
+        present: all names in the file, for messages.
+    Raises:
+        DatasetError: an array is missing or is not as documented.
+    """
+    missing = [name for name in REQUIRED if name not in arrays]
+    if missing:
+        found = ", ".join(present or arrays) or "nothing"
+        raise DatasetError(f"{where}: `{missing[0]}` is missing. Expected {', '.join(REQUIRED)}; found {found}.")
+    rows = len(arrays["observations"]) if arrays["observations"].ndim else 0
+    if rows == 0:
+        raise DatasetError(f"{where}: `observations` has no rows. Expected at least one transition.")
+    checked = {
+        name: _checked(arrays[name], (rows, *shape), dtype, f"{where}: `{name}`")
+        for name, (shape, dtype) in {**REQUIRED, **OPTIONAL}.items()
+        if name in arrays
+    }
+    return Dataset(**checked, metadata=_metadata(arrays.get("metadata"), where))
+
+
+def save_dataset(dataset: Dataset, path: Path) -> None:
+    """Writes a dataset atomically; the same dataset gives the same bytes."""
+    arrays = {name: getattr(dataset, name) for name in (*REQUIRED, *OPTIONAL)}
+    arrays = {name: array for name, array in arrays.items() if array is not None}
+    if dataset.metadata is not None:
+        arrays["metadata"] = np.array(dataset.metadata.model_dump_json())
+    with atomic_path(path) as partial, partial.open("wb") as file:
+        np.savez(file, **arrays)
+
+
+def _checked(array: np.ndarray, shape: tuple[int, ...], dtype: type[np.generic], where: str) -> np.ndarray:
+    """The array in its documented dtype."""
+    if array.shape != shape:
+        raise DatasetError(f"{where}: expected shape {shape}, found {array.shape}.")
+    if array.dtype.kind not in "biuf":
+        raise DatasetError(f"{where}: expected {np.dtype(dtype)}, found {array.dtype}.")
+    # A whole-array reduction finds NaN and infinity without a temporary as large as the data.
+    if array.dtype.kind == "f" and not np.isfinite(array.sum(dtype=np.float64)):
+        first = np.argwhere(~np.isfinite(array))
+        if len(first):
+            raise DatasetError(
+                f"{where}: {len(first)} values are NaN or infinite, the first in row {first[0][0]}. "
+                "Remove those episodes from the file."
+            )
+    if dtype is np.bool_ and array.dtype != np.bool_ and not np.isin(array, (0, 1)).all():
+        raise DatasetError(f"{where}: expected 0 and 1 or bool, found other values.")
+    return np.ascontiguousarray(array.astype(dtype, copy=False))
+
+
+def _metadata(text: np.ndarray | None, where: str) -> DatasetMetadata | None:
+    if text is None:
+        return None
+    try:
+        return DatasetMetadata.model_validate_json(str(text))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(str(part) for part in problem["loc"]) or "JSON"
+        raise DatasetError(f"{where}: `metadata` is not readable at `{key}`: {problem['msg']}.") from None

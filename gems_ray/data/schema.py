@@ -1,0 +1,91 @@
+"""The dataset format: what every npz must hold, and what ours hold besides."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+
+import numpy as np
+
+from gems_ray.config import Config
+
+SCHEMA_VERSION = 1
+STATE_DIM = 20  # H, size of a belief
+ACTION_DIM = 32  # Z, size of a latent action
+SLATE_SIZE = 10  # K
+
+# Shape after N and dtype of every array; the first five are required.
+REQUIRED = {
+    "observations": ((STATE_DIM,), np.float32),
+    "actions": ((ACTION_DIM,), np.float32),
+    "rewards": ((), np.float32),
+    "next_observations": ((STATE_DIM,), np.float32),
+    "terminals": ((), np.bool_),
+}
+OPTIONAL = {"slates": ((SLATE_SIZE,), np.int16), "clicks": ((SLATE_SIZE,), np.bool_)}
+
+
+class DatasetMetadata(Config):
+    """What the file says about itself, as JSON text under `metadata`."""
+
+    schema_version: int = SCHEMA_VERSION
+    environment: str
+    quality: str
+    episodes: int
+    seed: int
+    deterministic: bool
+    expert_share: float  # share of whole episodes that the expert played
+    world_fingerprint: str
+    action_center: tuple[float, ...]  # (Z,), latent units
+    action_scale: tuple[float, ...]
+    behavior_return: float  # mean return of the logged episodes, clicks
+    program_version: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Logged transitions; every array has N rows in the order in which they were logged.
+
+    Args:
+        observations: (N, H) float32, beliefs.
+        actions: (N, Z) float32, latent units.
+        rewards: (N,) float32, clicks.
+        next_observations: (N, H) float32.
+        terminals: (N,) bool, last step of an episode (the time limit, as published).
+        slates: (N, K) int16, what was shown; None in foreign files.
+        clicks: (N, K) bool; None in foreign files.
+        metadata: None in foreign files.
+    """
+
+    observations: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray
+    next_observations: np.ndarray
+    terminals: np.ndarray
+    slates: np.ndarray | None = None
+    clicks: np.ndarray | None = None
+    metadata: DatasetMetadata | None = None
+
+    def __len__(self) -> int:
+        return len(self.rewards)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the five required arrays, the first 16 hexadecimal digits."""
+        digest = sha256()
+        for name in REQUIRED:
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(getattr(self, name)).data)
+        return digest.hexdigest()[:16]
+
+    def action_bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Center and scale (Z,) float32 that map the actions into [-1, 1].
+
+        From the world where the file names one, else from the smallest and largest action of the file.
+        """
+        if self.metadata is not None:
+            return (
+                np.asarray(self.metadata.action_center, dtype=np.float32),
+                np.asarray(self.metadata.action_scale, dtype=np.float32),
+            )
+        low, high = self.actions.min(axis=0), self.actions.max(axis=0)
+        return (low + high) / 2, np.maximum((high - low) / 2, np.float32(1e-6))

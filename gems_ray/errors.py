@@ -1,0 +1,39 @@
+"""Errors that a user can cause or mend; each message says where, what was expected, what was found, what to do."""
+
+
+class GemsRayError(Exception):
+    """Base of every error that the command line prints as one line, without a stack trace."""
+
+    exit_code = 2
+
+
+class ConfigError(GemsRayError):
+    """A YAML file, a flag or a setting is wrong."""
+
+
+class UnknownNameError(ConfigError):
+    """A name is not registered."""
+
+
+class DatasetError(GemsRayError):
+    """A dataset file is missing, damaged or not in the documented format."""
+
+
+class WorldError(GemsRayError):
+    """A world bundle is missing, damaged or not the one that a dataset was collected in."""
+
+
+class SimulatorError(GemsRayError):
+    """The simulator was given slates, clicks or users that it cannot take."""
+
+
+class DeviceError(GemsRayError):
+    """The requested device does not exist here."""
+
+
+class ResourceError(GemsRayError):
+    """The cluster can never satisfy what the experiment asks for."""
+
+
+class RunFolderError(GemsRayError):
+    """A run folder is missing, damaged or belongs to another experiment."""

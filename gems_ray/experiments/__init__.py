@@ -1,0 +1,1 @@
+"""Experiments as data: specifications, cells, run folders. Nothing here needs ray or torch."""

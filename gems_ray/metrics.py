@@ -1,0 +1,25 @@
+"""Names of everything that a training run reports."""
+
+STEP = "updates"
+SECONDS = "seconds"
+UPDATES_PER_SECOND = "updates_per_second"
+
+Q_DATASET = "train/q_dataset"  # mean smaller critic at the dataset's actions
+Q_POLICY = "train/q_policy"  # ... at the policy's actions
+Q_RANDOM = "train/q_random"  # ... at uniform actions
+Q_BOUND = "train/q_bound"  # highest discounted return-to-go in the dataset: no honest Q passes it
+Q_ABOVE_BOUND = "train/q_above_bound"  # share of Q at policy actions above the bound
+CLONING_ERROR = "train/cloning_error"  # mean squared distance of policy and dataset actions, normalised units
+
+RETURN_MEAN = "eval/return_mean"
+RETURN_SE = "eval/return_se"
+RETURN_PER_STEP = "eval/return_per_step"
+DISTINCT_ITEMS = "eval/distinct_items_per_slate"
+COVERAGE = "eval/catalogue_coverage"
+BORED_TOPICS = "eval/bored_topics"
+BEST_RETURN = "eval/best_return_mean"
+
+
+def train(name: str) -> str:
+    """The key of a metric that an algorithm's update returns."""
+    return f"train/{name}"

@@ -1,0 +1,83 @@
+"""Item vectors: drawn from the paper's distribution or read from a file."""
+
+from pathlib import Path
+
+import numpy as np
+
+from gems_ray.errors import ConfigError, SimulatorError
+from gems_ray.simulator.environments import Environment
+
+# Elementwise power that concentrates an item on its strongest topics. The files that the authors published under both
+# names are draws with power 1; `focused` here follows the paper's definition.
+CONCENTRATION = {"diffuse": 1.0, "focused": 2.0}
+
+
+def draw_items(environment: Environment, rng: np.random.Generator, concentration: float = 1.0) -> np.ndarray:
+    """Draws item vectors of unit Euclidean norm, non-negative in every coordinate.
+
+    Args:
+        environment: sizes I and D.
+        rng: generator of the draw.
+        concentration: elementwise power before the normalisation; 1 diffuse, 2 focused.
+    Returns:
+        (I, D) float32.
+    Source: Deffayet et al. (2023), section 5.1.
+    """
+    topics = environment.num_topics
+    weight = rng.random((environment.num_items, topics, 1))
+    weight /= weight.sum(axis=1, keepdims=True)
+    coordinate = topic_coordinates(environment, environment.num_items, rng)
+    vectors = (weight * coordinate).reshape(environment.num_items, -1) ** concentration
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors.astype(np.float32)
+
+
+def topic_coordinates(environment: Environment, count: int, rng: np.random.Generator) -> np.ndarray:
+    """|clamp(0.4 N(0, 1), -1, 1)| for every coordinate: (count, topics, topic_size) float64."""
+    normal = rng.standard_normal((count, environment.num_topics, environment.topic_size))
+    return np.abs(np.clip(0.4 * normal, -1.0, 1.0))
+
+
+def item_vectors(environment: Environment, rng: np.random.Generator) -> np.ndarray:
+    """The item vectors that `environment.items` names, (I, D) float32.
+
+    Raises:
+        ConfigError: the source is not diffuse, focused or file:PATH.
+        SimulatorError: the file is missing, is not a plain float array, or has another shape.
+    """
+    source = environment.items
+    if source in CONCENTRATION:
+        return draw_items(environment, rng, CONCENTRATION[source])
+    if not source.startswith("file:"):
+        raise ConfigError(f"items: expected diffuse, focused or file:PATH, found `{source}`.")
+    return read_items(environment, Path(source.removeprefix("file:")))
+
+
+def read_items(environment: Environment, path: Path) -> np.ndarray:
+    """Reads an (I, D) array of item vectors from an .npy file.
+
+    Raises:
+        SimulatorError: the file is missing, is not a plain float array, or has another shape.
+    """
+    try:
+        vectors = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise SimulatorError(f"{path}: no such item file. Give an .npy file of item vectors.") from None
+    except (OSError, ValueError) as error:
+        raise SimulatorError(f"{path}: not a plain .npy array ({error}). Save it with numpy.save.") from None
+    return check_items(environment, vectors, str(path))
+
+
+def check_items(environment: Environment, vectors: np.ndarray, where: str = "items") -> np.ndarray:
+    """The vectors as (I, D) float32.
+
+    Raises:
+        SimulatorError: they have another shape, are not floats, or are not finite.
+    """
+    expected = (environment.num_items, environment.item_dim)
+    if not isinstance(vectors, np.ndarray) or vectors.shape != expected or vectors.dtype.kind != "f":
+        found = f"{vectors.dtype} {vectors.shape}" if isinstance(vectors, np.ndarray) else type(vectors).__name__
+        raise SimulatorError(f"{where}: expected float item vectors of shape {expected}, found {found}.")
+    if not np.isfinite(vectors).all():
+        raise SimulatorError(f"{where}: item vectors hold values that are not finite.")
+    return np.ascontiguousarray(vectors, dtype=np.float32)

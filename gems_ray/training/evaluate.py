@@ -1,0 +1,108 @@
+"""Evaluation in the simulator, on users that are the same for every policy."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from gems_ray import metrics
+from gems_ray.algorithms import Algorithm
+from gems_ray.collect.collect import mean_actions
+from gems_ray.data.replay import Normalizer
+from gems_ray.envs.rollout import LatentPolicy, SlateEpisodes, rollout, rollout_slates
+from gems_ray.envs.slate_env import SlateVectorEnv
+from gems_ray.rng import stream
+from gems_ray.simulator import TopicRec
+from gems_ray.simulator.policies import SLATE_POLICIES
+from gems_ray.world.bundle import World
+
+EVALUATION_SEED = 2023  # one fixed set of users per purpose, whatever the experiment's seed
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What U users made of a policy in one episode each."""
+
+    return_mean: float  # clicks per episode
+    return_se: float  # standard error of the mean over users
+    return_per_step: float
+    distinct_items_per_slate: float
+    catalogue_coverage: float  # share of all items that were shown at least once
+    bored_topics: float  # mean number of topics that bore a user in a step
+    users: int
+
+    def as_metrics(self) -> dict[str, float]:
+        """The values under their names in reports."""
+        return {
+            metrics.RETURN_MEAN: self.return_mean,
+            metrics.RETURN_SE: self.return_se,
+            metrics.RETURN_PER_STEP: self.return_per_step,
+            metrics.DISTINCT_ITEMS: self.distinct_items_per_slate,
+            metrics.COVERAGE: self.catalogue_coverage,
+            metrics.BORED_TOPICS: self.bored_topics,
+        }
+
+
+class Evaluator:
+    """Plays policies against one fixed set of users of a world.
+
+    Args:
+        world: simulator, decoder and belief.
+        purpose: `validation` users choose among policies, `test` users make the tables; the two are never the same.
+        users: U.
+    """
+
+    def __init__(self, world: World, purpose: str, users: int) -> None:
+        self._world = world
+        self._purpose = purpose
+        self._users = users
+
+    def latent_policy(self, policy: LatentPolicy) -> Evaluation:
+        """Evaluates a policy from the world's beliefs to latents."""
+        world = self._world
+        env = SlateVectorEnv(self._simulator(), world.ranker, world.belief, world.bounds)
+        return self._summarise(rollout(env, policy))
+
+    def algorithm(self, algorithm: Algorithm, normalizer: Normalizer) -> Evaluation:
+        """Evaluates what an offline algorithm has learnt."""
+        return self.latent_policy(offline_policy(algorithm, normalizer))
+
+    def references(self) -> dict[str, Evaluation]:
+        """Random slates, the short-term oracle and the behaviour agent (mean actions) on the same users."""
+        rng = stream(EVALUATION_SEED, "eval", self._purpose, "slates")
+        rows = {
+            name: self._summarise(rollout_slates(self._simulator(), SLATE_POLICIES[name], rng))
+            for name in ("random", "oracle")
+        }
+        return {**rows, "behavior": self.latent_policy(mean_actions(self._world.agents["expert"]))}
+
+    def _simulator(self) -> TopicRec:
+        rng = stream(EVALUATION_SEED, "eval", self._purpose)
+        return TopicRec(self._world.environment, self._world.items, users=self._users, seed=rng)
+
+    def _summarise(self, episodes: SlateEpisodes) -> Evaluation:
+        shown = episodes.slates[:, 1:]
+        returns = episodes.rewards.sum(axis=1, dtype=np.float64)
+        ordered = np.sort(shown, axis=2)
+        distinct = 1 + (ordered[:, :, 1:] != ordered[:, :, :-1]).sum(axis=2)
+        deviation = returns.std(ddof=1) if len(returns) > 1 else 0.0
+        return Evaluation(
+            return_mean=float(returns.mean()),
+            return_se=float(deviation / np.sqrt(len(returns))),
+            return_per_step=float(returns.mean() / episodes.rewards.shape[1]),
+            distinct_items_per_slate=float(distinct.mean()),
+            catalogue_coverage=len(np.unique(shown)) / self._world.environment.num_items,
+            bored_topics=float(episodes.bored_topics.mean()),
+            users=len(returns),
+        )
+
+
+def offline_policy(algorithm: Algorithm, normalizer: Normalizer) -> LatentPolicy:
+    """Beliefs to latents through the normaliser of the training data."""
+
+    @torch.no_grad()
+    def policy(beliefs: np.ndarray) -> np.ndarray:
+        states = normalizer.states(torch.from_numpy(beliefs).to(algorithm.device))
+        return normalizer.latents(algorithm.policy(states)).cpu().numpy()
+
+    return policy

@@ -1,0 +1,236 @@
+"""The training loop: updates from one dataset, a report at every evaluation."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gems_ray import metrics
+from gems_ray.algorithms import Algorithm, make_algorithm
+from gems_ray.data.replay import ReplayBuffer
+from gems_ray.errors import DeviceError, GemsRayError
+from gems_ray.flat_state import FlatState
+from gems_ray.training.diagnostics import Diagnostics, highest_return_to_go
+from gems_ray.training.evaluate import Evaluator
+
+# Policies on this data change most within the first updates, so these are always looked at.
+EARLY_EVALUATIONS = (0, 50, 100, 250, 500, 1_000)
+
+Report = dict[str, float]
+
+
+class TrainingError(GemsRayError):
+    """The training itself went wrong, for example a loss that is not finite."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingData:
+    """One dataset as the training sees it.
+
+    Args:
+        arrays: the five required arrays of the dataset format.
+        action_center: (Z,) float32, middle of the action box.
+        action_scale: (Z,) float32, half its width.
+        fingerprint: of the dataset.
+        world_fingerprint: of the world that it was collected in; None for foreign files.
+    """
+
+    arrays: Mapping[str, np.ndarray]
+    action_center: np.ndarray
+    action_scale: np.ndarray
+    fingerprint: str
+    world_fingerprint: str | None
+
+
+class Trainer:
+    """One algorithm on one dataset, from the first update to the last.
+
+    Args:
+        data: dataset.
+        algorithm: name of the algorithm.
+        settings: its settings that differ from the defaults.
+        seed: experiment seed.
+        max_timesteps: updates in all.
+        evaluation_interval: updates between evaluations, after the early ones.
+        evaluator: validation users; None where the dataset has no world.
+        device: cpu or cuda.
+    """
+
+    def __init__(
+        self,
+        data: TrainingData,
+        algorithm: str,
+        settings: Mapping[str, Any],
+        seed: int,
+        max_timesteps: int,
+        evaluation_interval: int,
+        evaluator: Evaluator | None,
+        device: str = "cpu",
+    ) -> None:
+        state_dim, action_dim = data.arrays["observations"].shape[1], data.arrays["actions"].shape[1]
+        self.algorithm: Algorithm = make_algorithm(algorithm, state_dim, action_dim, settings, device, seed)
+        config = self.algorithm.config
+        self.buffer = ReplayBuffer(
+            data.arrays,
+            data.action_center,
+            data.action_scale,
+            normalize_states=config.normalize_states,
+            seed=seed,
+            device=device,
+        )
+        bound = highest_return_to_go(data.arrays["rewards"], data.arrays["terminals"], config.discount)
+        self._diagnostics = Diagnostics(self.buffer, bound, action_dim)
+        self._evaluator = evaluator
+        self._batch_size = config.batch_size
+        self._points = evaluation_points(max_timesteps, evaluation_interval)
+        self._max_timesteps = max_timesteps
+        self._losses = _LossMeans(self.algorithm)
+        self._seconds = 0.0
+        self.reported = -1  # updates at the last report
+        self.best_return = -np.inf
+        self.best_updates = -1
+        self.last_report: Report = {}
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last report has been made."""
+        return self.reported >= self._max_timesteps
+
+    def advance(self, stop: Callable[[], bool] = lambda: False) -> Report | None:
+        """Trains up to the next evaluation.
+
+        Args:
+            stop: asked before every update; true returns early, between two updates.
+        Returns:
+            the report, or None when stopped before the evaluation was due.
+        Raises:
+            TrainingError: a loss is not finite.
+        """
+        point = next(point for point in self._points if point > self.reported)
+        start = time.perf_counter()
+        while self.algorithm.updates < point:
+            if stop():
+                self._seconds += time.perf_counter() - start
+                return None
+            self._losses.add(self.algorithm.update(self.buffer.sample(self._batch_size)))
+        self._seconds += time.perf_counter() - start
+        report = self._report()
+        self.reported = point
+        self.last_report = report
+        return report
+
+    def improved(self, report: Report) -> bool:
+        """Whether the report is of a new best policy; remembers it if so."""
+        value = report.get(metrics.RETURN_MEAN)
+        if value is not None and value <= self.best_return:
+            return False
+        if value is not None:
+            self.best_return = value
+        self.best_updates = int(report[metrics.STEP])
+        return True
+
+    def state_dict(self) -> tuple[FlatState, dict[str, Any]]:
+        """Tensors and plain facts that `load_state_dict` needs to continue exactly."""
+        tensors = {
+            **{f"algorithm.{key}": value for key, value in self.algorithm.state_dict().items()},
+            **{f"buffer.{key}": value for key, value in self.buffer.state_dict().items()},
+            **{f"losses.{key}": value for key, value in self._losses.state_dict().items()},
+        }
+        facts = {
+            "updates": self.algorithm.updates,
+            "reported": self.reported,
+            "best_return": self.best_return if np.isfinite(self.best_return) else None,
+            "best_updates": self.best_updates,
+            "seconds": self._seconds,
+            "last_report": {key: value for key, value in self.last_report.items() if value == value},
+        }
+        return tensors, facts
+
+    def load_state_dict(self, tensors: FlatState, facts: Mapping[str, Any]) -> None:
+        """Continues where `state_dict` was taken."""
+        parts: dict[str, FlatState] = {"algorithm": {}, "buffer": {}, "losses": {}}
+        for key, value in tensors.items():
+            part, _, rest = key.partition(".")
+            parts[part][rest] = value
+        self.algorithm.load_state_dict(parts["algorithm"])
+        self.buffer.load_state_dict(parts["buffer"])
+        self._losses.load_state_dict(parts["losses"])
+        self.reported, self.best_updates = facts["reported"], facts["best_updates"]
+        self.best_return = -np.inf if facts["best_return"] is None else facts["best_return"]
+        self._seconds, self.last_report = facts["seconds"], dict(facts["last_report"])
+
+    def _report(self) -> Report:
+        losses = self._losses.take()
+        updates = self.algorithm.updates
+        if updates and not all(np.isfinite(value) for value in losses.values() if value is not None):
+            shown = ", ".join(f"{name} {value}" for name, value in losses.items())
+            raise TrainingError(
+                f"after {updates} updates a loss is not finite ({shown}). "
+                "Try a smaller learning_rate or alpha, or look at the dataset's rewards."
+            )
+        evaluation = self._evaluator.algorithm(self.algorithm, self.buffer.normalizer) if self._evaluator else None
+        return {
+            metrics.STEP: updates,
+            metrics.SECONDS: round(self._seconds, 3),
+            metrics.UPDATES_PER_SECOND: round(updates / self._seconds, 1) if self._seconds else 0.0,
+            **{metrics.train(name): np.nan if value is None else value for name, value in losses.items()},
+            **self._diagnostics(self.algorithm),
+            **(evaluation.as_metrics() if evaluation else {}),
+        }
+
+
+class _LossMeans:
+    """Means of an algorithm's losses since the last report; they stay on the device until then."""
+
+    def __init__(self, algorithm: Algorithm) -> None:
+        zero = torch.zeros((), dtype=torch.float64, device=algorithm.device)
+        self._sums = {name: zero.clone() for name in algorithm.loss_names}
+        self._counts = dict.fromkeys(algorithm.loss_names, 0)
+
+    def add(self, losses: Mapping[str, Tensor]) -> None:
+        for name, value in losses.items():
+            self._sums[name] += value
+            self._counts[name] += 1
+
+    def take(self) -> dict[str, float | None]:
+        """The means, None where there was no loss; begins anew."""
+        means = {name: float(self._sums[name]) / count if count else None for name, count in self._counts.items()}
+        for name in self._sums:
+            self._sums[name].zero_()
+            self._counts[name] = 0
+        return means
+
+    def state_dict(self) -> FlatState:
+        return {
+            name: torch.stack([total.cpu(), torch.tensor(self._counts[name], dtype=torch.float64)])
+            for name, total in self._sums.items()
+        }
+
+    def load_state_dict(self, state: FlatState) -> None:
+        for name, pair in state.items():
+            self._sums[name].copy_(pair[0])
+            self._counts[name] = int(pair[1])
+
+
+def evaluation_points(max_timesteps: int, interval: int) -> list[int]:
+    """Updates after which the policy is evaluated: early ones, then every interval, and the last."""
+    early = [point for point in EARLY_EVALUATIONS if point < max_timesteps]
+    return sorted({*early, *range(interval, max_timesteps, interval), max_timesteps})
+
+
+def resolve_device(name: str) -> str:
+    """Cpu or cuda for auto, cpu or cuda.
+
+    Raises:
+        DeviceError: cuda was asked for and is not there.
+    """
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise DeviceError("device cuda: torch finds no CUDA device on this machine. Use --device auto or cpu.")
+    return ("cuda" if available else "cpu") if name == "auto" else name

@@ -1,0 +1,196 @@
+"""Training of a whole world from nothing: log sessions, fit the ranker, train the agent, write the bundle."""
+
+import csv
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, astuple, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+
+from gems_ray import __version__
+from gems_ray.collect.collect import mean_actions
+from gems_ray.config import dump_yaml, plain
+from gems_ray.envs.rollout import SlateEpisodes
+from gems_ray.errors import WorldError
+from gems_ray.files import write_text_atomically
+from gems_ray.flat_state import FlatState, load_modules
+from gems_ray.rng import stream
+from gems_ray.simulator import Environment
+from gems_ray.simulator.items import item_vectors
+from gems_ray.training.behavior import AgentReport, AgentTrainer, AgentTraining
+from gems_ray.training.evaluate import Evaluator
+from gems_ray.training.ranker import RankerEpoch, RankerTrainer, RankerTraining, log_sessions
+from gems_ray.world.behavior import BehaviorAgent
+from gems_ray.world.belief import GruBelief
+from gems_ray.world.bundle import World
+from gems_ray.world.ranker import ActionBounds, GemsRanker, RankerConfig
+
+BOUNDS_SESSIONS = 1_000  # whose slates span the action box, as published
+TEST_USERS = 1_000
+RANKER_LOG, AGENT_LOG = "ranker_log.csv", "agent_log.csv"
+
+Progress = Callable[[RankerEpoch | AgentReport, float], None]  # report, seconds of training so far
+
+
+@dataclass(frozen=True, slots=True)
+class WorldRecipe:
+    """Everything that determines a world."""
+
+    environment: Environment
+    seed: int = 0
+    item_seed: int = 0  # seed of the item draw; the same items for every environment that names the same
+    ranker: RankerConfig = field(default_factory=RankerConfig)
+    ranker_training: RankerTraining = field(default_factory=RankerTraining)
+    agent_training: AgentTraining = field(default_factory=AgentTraining)
+
+
+def train_world(recipe: WorldRecipe, folder: Path, command: str, progress: Progress) -> World:
+    """Trains a world and writes its bundle; a folder with an interrupted training of the same recipe is continued.
+
+    Args:
+        recipe: what to train.
+        folder: of the bundle; `folder/training` holds the checkpoints until the bundle is complete.
+        command: the command line, for the manifest.
+        progress: called with every report.
+    Raises:
+        WorldError: the folder holds another bundle or the training of another recipe.
+    """
+    work = folder / "training"
+    _claim(folder, work, recipe)
+    clock = _Clock(work / "seconds.json")
+    items = item_vectors(recipe.environment, stream(recipe.item_seed, "items"))
+    sessions = log_sessions(recipe.environment, items, recipe.ranker_training.sessions, recipe.seed)
+
+    ranker_trainer = RankerTrainer(sessions, recipe.ranker, recipe.ranker_training, recipe.seed)
+    if checkpoint := _read_checkpoint(work / "ranker.safetensors"):
+        ranker_trainer.load(*checkpoint)
+    for epoch in ranker_trainer.run():
+        ranker_trainer.save(work / "ranker.safetensors")
+        _append(folder / RANKER_LOG, epoch, clock.save())
+        progress(epoch, clock.seconds())
+    ranker = ranker_trainer.best.requires_grad_(False)
+    bounds = _action_bounds(ranker, sessions)
+
+    trainer = AgentTrainer(recipe.environment, items, ranker, bounds, recipe.agent_training, recipe.seed)
+    if checkpoint := _read_checkpoint(work / "agent.safetensors"):
+        trainer.load(*checkpoint)
+    for report in trainer.run():
+        trainer.save(work / "agent.safetensors")
+        _append(folder / AGENT_LOG, report, clock.save())
+        progress(report, clock.seconds())
+
+    agents = _agents(trainer, ranker, bounds)
+    facts = {
+        "command": command,
+        "program_version": __version__,
+        "torch_version": torch.__version__,
+        "training_seconds": round(clock.seconds()),
+        "recipe": plain({key: value for key, value in asdict(recipe).items() if key not in ("environment", "ranker")}),
+    }
+    world = World(recipe.environment, items, ranker, bounds, agents, facts | {"test": {}})
+    facts["test"] = _test(world)
+    world = World(recipe.environment, items, ranker, bounds, agents, facts)
+    world.save(folder)
+    shutil.rmtree(work)
+    return world
+
+
+def _claim(folder: Path, work: Path, recipe: WorldRecipe) -> None:
+    """Makes the folder this recipe's, or checks that it is."""
+    if (folder / "manifest.yaml").exists():
+        raise WorldError(f"{folder}: a finished world is here already. Choose another --output or remove it.")
+    text = dump_yaml(asdict(recipe))
+    described = work / "recipe.yaml"
+    if not described.exists():
+        write_text_atomically(described, text)
+    elif described.read_text(encoding="utf-8") != text:
+        raise WorldError(
+            f"{folder}: holds an interrupted training with other settings ({described}). "
+            "Give the same settings to continue it, or choose another --output."
+        )
+
+
+def _action_bounds(ranker: GemsRanker, sessions: SlateEpisodes) -> ActionBounds:
+    slots = sessions.slates.shape[-1]
+    slates = sessions.slates[:BOUNDS_SESSIONS, 1:].reshape(-1, slots).astype(np.int64)
+    clicks = sessions.clicks[:BOUNDS_SESSIONS, 1:].reshape(-1, slots)
+    return ranker.action_bounds(torch.from_numpy(slates), torch.from_numpy(clicks))
+
+
+def _agents(trainer: AgentTrainer, ranker: GemsRanker, bounds: ActionBounds) -> dict[str, BehaviorAgent]:
+    """The expert (best on validation) and the medium agent (nearest to half way between random and expert)."""
+    returns = np.array([value for value, _ in trainer.milestones])
+    half_way = (trainer.random_return + returns[-1]) / 2
+    chosen = {"expert": len(returns) - 1, "medium": int(np.abs(returns - half_way).argmin())}
+    agents = {}
+    for quality, index in chosen.items():
+        sizes = ranker.config
+        belief = GruBelief(sizes.num_items, sizes.slate_size, sizes.item_dim)
+        agent = BehaviorAgent(belief, bounds, trainer.config.sac.hidden_size)
+        load_modules({"agent": agent}, trainer.milestones[index][1])
+        agents[quality] = agent.requires_grad_(False)
+    return agents
+
+
+def _test(world: World) -> dict[str, Any]:
+    """Returns of every agent and of the reference policies on the test users."""
+    evaluator = Evaluator(world, "test", TEST_USERS)
+    rows = {name: evaluation for name, evaluation in evaluator.references().items() if name != "behavior"}
+    for quality, agent in world.agents.items():
+        own = World(world.environment, world.items, world.ranker, world.bounds, {"expert": agent}, {})
+        rows[quality] = Evaluator(own, "test", TEST_USERS).latent_policy(mean_actions(agent))
+    return {
+        "users": TEST_USERS,
+        **{
+            name: {"return_mean": round(row.return_mean, 2), "return_se": round(row.return_se, 2)}
+            for name, row in rows.items()
+        },
+    }
+
+
+def _append(path: Path, report: RankerEpoch | AgentReport, seconds: float) -> None:
+    """Adds a line to a training log; lines of an interrupted training that are trained again are replaced."""
+    names = [entry.name for entry in fields(report)]
+    rows: list[list[str]] = []
+    if path.exists():
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [row for row in list(csv.reader(file))[1:] if row and int(row[0]) < astuple(report)[0]]
+    values = [f"{value:.6g}" if isinstance(value, float) else str(value) for value in astuple(report)]
+    lines = [[*names, "seconds"], *rows, [*values, f"{seconds:.0f}"]]
+    write_text_atomically(path, "".join(",".join(line) + "\n" for line in lines))
+
+
+def _read_checkpoint(path: Path) -> tuple[FlatState, dict[str, Any]] | None:
+    """Tensors and facts of a checkpoint; None where there is none."""
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads(file.metadata()["facts"])
+        return load_file(path), facts
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise WorldError(f"{path}: damaged checkpoint ({error}). Remove it to repeat this stage.") from None
+
+
+class _Clock:
+    """Seconds of training over all interrupted parts."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._before = json.loads(path.read_text()) if path.exists() else 0.0
+        self._start = time.monotonic()
+
+    def seconds(self) -> float:
+        return self._before + time.monotonic() - self._start
+
+    def save(self) -> float:
+        seconds = self.seconds()
+        write_text_atomically(self._path, json.dumps(seconds))
+        return seconds

@@ -1,0 +1,179 @@
+"""The world bundle: a directory with a YAML manifest and safetensors, and a fingerprint of both."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from gems_ray.config import dump_yaml, plain, read_yaml
+from gems_ray.errors import ConfigError, WorldError
+from gems_ray.files import atomic_path, write_text_atomically
+from gems_ray.flat_state import FlatState, flatten_modules, load_modules
+from gems_ray.simulator import Environment
+from gems_ray.simulator import environment as named_environment
+from gems_ray.world.behavior import BehaviorAgent
+from gems_ray.world.belief import GruBelief
+from gems_ray.world.ranker import ActionBounds, GemsRanker, RankerConfig
+
+SCHEMA_VERSION = 1
+MANIFEST, WEIGHTS, TRAINING_LOG = "manifest.yaml", "weights.safetensors", "training_log.csv"
+
+
+@dataclass(frozen=True)
+class World:
+    """What turns a latent action into clicks and clicks into a state, and the agents that were trained in it.
+
+    Args:
+        environment: simulated environment.
+        items: (I, D) float32, item vectors of the simulator.
+        ranker: decoder of latent actions.
+        bounds: box of latent actions.
+        agents: behaviour agents by quality; the belief of `expert` is the world's state encoder.
+        facts: how the world was made and what its agents score; not part of the fingerprint.
+    """
+
+    environment: Environment
+    items: np.ndarray
+    ranker: GemsRanker
+    bounds: ActionBounds
+    agents: Mapping[str, BehaviorAgent]
+    facts: Mapping[str, Any]
+
+    @property
+    def belief(self) -> GruBelief:
+        """The state encoder: the expert actor's belief."""
+        return self.agents["expert"].belief
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of configuration and weights, the first 16 hexadecimal digits."""
+        return _fingerprint(self._configuration(), self._tensors())
+
+    def save(self, folder: Path) -> None:
+        """Writes the bundle; the manifest last, so that a folder without one is not a bundle."""
+        with atomic_path(folder / WEIGHTS) as partial:
+            save_file(self._tensors(), partial)
+        manifest = {
+            "schema_version": SCHEMA_VERSION,
+            "fingerprint": self.fingerprint,
+            **self._configuration(),
+            "facts": dict(self.facts),
+        }
+        write_text_atomically(folder / MANIFEST, dump_yaml(manifest))
+
+    def _configuration(self) -> dict[str, Any]:
+        return plain(
+            {
+                "environment": asdict(self.environment),
+                "ranker": asdict(self.ranker.config),
+                "agents": list(self.agents),
+            }
+        )
+
+    def _tensors(self) -> FlatState:
+        return {
+            "items": torch.from_numpy(self.items),
+            "bounds.center": torch.from_numpy(self.bounds.center),
+            "bounds.scale": torch.from_numpy(self.bounds.scale),
+            **flatten_modules({"ranker": self.ranker, **self.agents}),
+        }
+
+
+def load_world(folder: Path) -> World:
+    """Reads a bundle and checks its fingerprint.
+
+    Raises:
+        WorldError: the folder is no bundle, is damaged, or was changed.
+    """
+    manifest, tensors = _read_files(folder)
+    try:
+        environment = _build(Environment, manifest["environment"])
+        ranker = GemsRanker(_build(RankerConfig, manifest["ranker"]))
+        bounds = ActionBounds(tensors["bounds.center"].numpy(), tensors["bounds.scale"].numpy())
+        sizes = ranker.config
+        agents = {
+            quality: BehaviorAgent(GruBelief(sizes.num_items, sizes.slate_size, sizes.item_dim), bounds)
+            for quality in manifest["agents"]
+        }
+        load_modules({"ranker": ranker, **agents}, tensors)
+        items = tensors["items"].numpy()
+        facts = manifest["facts"]
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise WorldError(f"{folder}: the bundle is not complete ({error}). Train it again or copy it anew.") from None
+    for module in (ranker, *agents.values()):
+        module.requires_grad_(False)
+    world = World(environment, items, ranker, bounds, agents, facts)
+    if world.fingerprint != manifest["fingerprint"]:
+        raise WorldError(
+            f"{folder}: fingerprint {manifest['fingerprint']} expected, {world.fingerprint} found: the bundle was "
+            "changed after it was made. Copy it anew or train it again."
+        )
+    return world
+
+
+def shipped_worlds() -> list[str]:
+    """Names of the environments whose expert worlds come with the program."""
+    folder = resources.files("gems_ray.world") / "shipped"
+    return sorted(entry.name for entry in folder.iterdir() if (entry / MANIFEST).is_file()) if folder.is_dir() else []
+
+
+def find_world(name_or_folder: str) -> World:
+    """The shipped world of an environment, or the bundle in a folder.
+
+    Raises:
+        WorldError: there is neither.
+    """
+    folder = Path(name_or_folder)
+    if (folder / MANIFEST).is_file():
+        return load_world(folder)
+    if name_or_folder in shipped_worlds():
+        with resources.as_file(resources.files("gems_ray.world") / "shipped" / name_or_folder) as shipped:
+            return load_world(shipped)
+    if folder.is_dir():
+        raise WorldError(f"{folder}: no {MANIFEST} in this folder. Expected a world bundle.")
+    named_environment(name_or_folder)  # an unknown name is the likelier mistake, and it names the known ones
+    raise WorldError(
+        f"No world for `{name_or_folder}` is shipped (there are {', '.join(shipped_worlds()) or 'none'}). "
+        f"Train one: python run_tune.py world train --environment {name_or_folder} --output worlds/{name_or_folder}, "
+        f"then name its folder."
+    )
+
+
+def _read_files(folder: Path) -> tuple[dict[str, Any], FlatState]:
+    try:
+        manifest = plain(read_yaml(folder / MANIFEST).data)
+        tensors = load_file(folder / WEIGHTS)
+    except (ConfigError, FileNotFoundError, SafetensorError, OSError) as error:
+        raise WorldError(f"{folder}: not a readable world bundle ({error}). Copy it anew or train it again.") from None
+    if manifest.get("schema_version") != SCHEMA_VERSION:
+        raise WorldError(
+            f"{folder}: bundle of schema version {manifest.get('schema_version')}, this program reads {SCHEMA_VERSION}."
+        )
+    return manifest, tensors
+
+
+def _build(kind: type, values: Mapping[str, Any]) -> Any:
+    """A configuration dataclass from plain data, lists turned to tuples."""
+    names = {field.name for field in fields(kind)}
+    if unknown := set(values) - names:
+        raise KeyError(f"unknown {kind.__name__} fields {sorted(unknown)}")
+    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+
+
+def _fingerprint(configuration: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(json.dumps(configuration, sort_keys=True).encode())
+    for name in sorted(tensors):
+        array = np.ascontiguousarray(tensors[name].numpy())
+        digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()[:16]

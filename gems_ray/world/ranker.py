@@ -1,0 +1,147 @@
+"""GeMS ranker: a variational auto-encoder whose latent space is the agent's action space."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# Slots scored at once when decoding: 400 x 1000 logits stay in the processor's second-level cache.
+DECODE_BLOCK = 400
+
+
+@dataclass(frozen=True, slots=True)
+class RankerConfig:
+    """Sizes and loss weights of the ranker; defaults from Deffayet et al. (2023) unless said otherwise."""
+
+    num_items: int = 1000  # I
+    slate_size: int = 10  # K
+    item_dim: int = 20  # D, size of the ranker's own item table
+    latent_dim: int = 32  # Z
+    encoder_sizes: tuple[int, ...] = (512, 256)
+    decoder_sizes: tuple[int, ...] = (256, 512)
+    lambda_click: float = 0.2  # weight of the click loss; the paper's other published value is 0.5
+    lambda_kl: float = 0.5  # weight of the KL term; the paper's other published value is 1.0
+    # What multiplies the noise in training. As published it is the variance, not the standard deviation.
+    noise_scale: Literal["variance", "standard_deviation"] = "variance"
+
+
+@dataclass(frozen=True, slots=True)
+class RankerLoss:
+    """Terms of the training loss; each a scalar tensor."""
+
+    total: Tensor
+    slate: Tensor
+    click: Tensor
+    kl: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class ActionBounds:
+    """The box of latent actions: `center + scale * a` with a in [-1, 1]; both (Z,) float32, in latent units."""
+
+    center: np.ndarray
+    scale: np.ndarray
+
+    def to_latent(self, actions: np.ndarray) -> np.ndarray:
+        """Normalised actions (..., Z) in [-1, 1] to latent units."""
+        return self.center + self.scale * actions
+
+    def normalise(self, latents: np.ndarray) -> np.ndarray:
+        """Latent actions (..., Z) to normalised units; [-1, 1] inside the box."""
+        return (latents - self.center) / self.scale
+
+
+class GemsRanker(nn.Module):
+    """Encodes (slate, clicks) to a latent Gaussian and decodes latents to slates.
+
+    The encoder sees the item vectors slot after slot and then the clicks. In the decoder's product the item table is
+    detached, so it learns through the encoder's input only.
+
+    Source: Deffayet et al. (2023), section 4.1; parameter names as in the authors' checkpoints.
+    """
+
+    def __init__(self, config: RankerConfig) -> None:
+        super().__init__()
+        self.config = config
+        features = config.slate_size * (config.item_dim + 1)
+        self.item_embeddings = nn.Embedding(config.num_items, config.item_dim)
+        self.inference = _mlp(features, *config.encoder_sizes, 2 * config.latent_dim)
+        self.decoder = _mlp(config.latent_dim, *config.decoder_sizes, final_relu=True)
+        self.slate_decoder = nn.Linear(config.decoder_sizes[-1], config.slate_size * config.item_dim)
+        self.click_decoder = nn.Linear(config.decoder_sizes[-1], config.slate_size)
+
+    def encode(self, slates: Tensor, clicks: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of the latent.
+
+        Args:
+            slates: (B, K) int64.
+            clicks: (B, K), 0 or 1.
+        Returns:
+            mu (B, Z) and log-variance (B, Z).
+        """
+        items = self.item_embeddings(slates).flatten(1)  # (B, K * D)
+        mu, log_variance = self.inference(torch.cat([items, clicks.to(items.dtype)], dim=1)).chunk(2, dim=1)
+        return mu, log_variance
+
+    def logits(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Item logits (B, K, I) and click logits (B, K) of latents (B, Z)."""
+        hidden = self.decoder(latents)
+        query = self.slate_decoder(hidden).view(len(latents), self.config.slate_size, self.config.item_dim)
+        return query @ self.item_embeddings.weight.detach().T, self.click_decoder(hidden)
+
+    def loss(self, slates: Tensor, clicks: Tensor, noise: Tensor | None = None) -> RankerLoss:
+        """Evidence lower bound with weights; every term is a mean over batch and slots, or batch and dimensions.
+
+        Args:
+            slates: (B, K) int64.
+            clicks: (B, K), 0 or 1.
+            noise: (B, Z) standard normal; None takes the mean latent (validation).
+        """
+        config = self.config
+        mu, log_variance = self.encode(slates, clicks)
+        latents = mu
+        if noise is not None:
+            exponent = 1.0 if config.noise_scale == "variance" else 0.5
+            latents = mu + noise * torch.exp(exponent * log_variance)
+        item_logits, click_logits = self.logits(latents)
+        slate = F.cross_entropy(item_logits.flatten(0, 1), slates.flatten())
+        click = F.binary_cross_entropy_with_logits(click_logits, clicks.to(click_logits.dtype))
+        kl = -0.5 * (1 + log_variance - mu.square() - log_variance.exp()).mean()
+        return RankerLoss(slate + config.lambda_click * click + config.lambda_kl * kl, slate, click, kl)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> np.ndarray:
+        """The item of highest logit in every slot; items may repeat.
+
+        Args:
+            latents: (U, Z) float32.
+        Returns:
+            (U, K) int64.
+        """
+        config = self.config
+        query = self.slate_decoder(self.decoder(latents)).view(-1, config.item_dim)  # (U * K, D)
+        items = self.item_embeddings.weight.T
+        slates = np.empty(len(query), dtype=np.int64)
+        for start in range(0, len(query), DECODE_BLOCK):
+            scores = torch.mm(query[start : start + DECODE_BLOCK], items)
+            # NumPy's argmax over contiguous rows is vectorised, torch's is not: half the time of the whole product.
+            np.argmax(scores.cpu().numpy(), axis=1, out=slates[start : start + DECODE_BLOCK])
+        return slates.reshape(-1, config.slate_size)
+
+    @torch.no_grad()
+    def action_bounds(self, slates: Tensor, clicks: Tensor) -> ActionBounds:
+        """The box that holds mu - std and mu + std of logged slates (B, K) and clicks (B, K), per dimension."""
+        mu, log_variance = self.encode(slates, clicks)
+        deviation = torch.exp(0.5 * log_variance)
+        low, high = (mu - deviation).amin(dim=0), (mu + deviation).amax(dim=0)
+        return ActionBounds(((low + high) / 2).numpy(), ((high - low) / 2).numpy())
+
+
+def _mlp(*sizes: int, final_relu: bool = False) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+    return nn.Sequential(*(layers if final_relu else layers[:-1]))

@@ -1,0 +1,1 @@
+"""Nothing outside the repository is needed: fixtures that several folders use."""
