@@ -1,6 +1,7 @@
 """Networks that the algorithms share; layers are named as in the public single-file implementations."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 def mlp(sizes: Sequence[int], final: nn.Module | None = None) -> nn.Sequential:
     """Linear layers of the given sizes with ReLU between them, and `final` after the last."""
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+    for inputs, outputs in pairwise(sizes):
         layers += [nn.Linear(inputs, outputs), nn.ReLU()]
     layers.pop()
     return nn.Sequential(*layers, *([final] if final else []))

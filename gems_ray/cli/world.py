@@ -20,7 +20,7 @@ def train(
     seed: Annotated[int, typer.Option(min=0, help="Seed of sessions, ranker and agent.")] = 0,
     sessions: Annotated[int, typer.Option(min=10, help="Logged sessions that the ranker is trained on.")] = 20_000,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the sessions.")] = 3,
-    episodes: Annotated[int, typer.Option(min=100, help="Episodes that the agent is trained on.")] = 20_000,
+    episodes: Annotated[int, typer.Option(min=100, help="Episodes that the agent is trained on.")] = 16_000,
     lambda_click: Annotated[float, typer.Option(min=0, help="Weight of the ranker's click loss.")] = 0.2,
     lambda_kl: Annotated[float, typer.Option(min=0, help="Weight of the ranker's KL term.")] = 0.5,
     noise_scale: Annotated[
@@ -70,9 +70,8 @@ def train(
     except KeyboardInterrupt:
         typer.echo(f"\nInterrupted. Continue with: {shlex.join(['python', *sys.argv])}", err=True)
         raise typer.Exit(130) from None
-    for name, row in world.facts["test"].items():
-        if name != "users":
-            typer.echo(
-                f"{name:>8}: {row['return_mean']:6.1f} +- {row['return_se']:.1f} on {world.facts['test']['users']} test users"
-            )
+    test = dict(world.facts["test"])
+    users = test.pop("users")
+    for name, row in test.items():
+        typer.echo(f"{name:>8}: {row['return_mean']:6.1f} +- {row['return_se']:.1f} on {users} test users")
     typer.echo(f"World {world.fingerprint} written to {folder}.")

@@ -35,9 +35,10 @@ def load_dataset(path: Path) -> Dataset:
         DatasetError: the file is missing, damaged, or holds something else than the documented format.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise DatasetError(f"{path}: expected an npz archive, found a single array. Save it with numpy.savez.")
+        file = np.load(path, allow_pickle=False)
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise DatasetError(f"{path}: expected an npz archive, found a single array. Save it with numpy.savez.")
+        with file:
             known = [*REQUIRED, *OPTIONAL, "metadata"]
             arrays = {name: file[name] for name in known if name in file.files}
             present = list(file.files)

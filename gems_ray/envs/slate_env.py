@@ -1,4 +1,4 @@
-"""Gymnasium environments whose actions are latents: a ranker decodes them, simulated users click, a belief remembers."""
+"""Gymnasium environments whose actions are latents: a ranker decodes, users click, a belief remembers."""
 
 from typing import Any
 
@@ -16,9 +16,9 @@ from gems_ray.world.ranker import ActionBounds, GemsRanker
 class SlateVectorEnv(VectorEnv[np.ndarray, np.ndarray, Any]):
     """U users at once; all episodes begin and end together.
 
-    Observations are beliefs (U, H) float32, actions are latents (U, Z) in latent units. `info` holds `slate` (U, K) int64
-    and `clicks` (U, K) bool, and the privileged entries of `TopicRec`. The last step of an episode is reported as
-    terminated: the published datasets mark the time limit so.
+    Observations are beliefs (U, H) float32, actions are latents (U, Z) in latent units. `info` holds `slate` (U, K)
+    int64 and `clicks` (U, K) bool, and the privileged entries of `TopicRec`. The last step of an episode is reported
+    as terminated: the published datasets mark the time limit so.
 
     Args:
         simulator: users.
@@ -27,7 +27,7 @@ class SlateVectorEnv(VectorEnv[np.ndarray, np.ndarray, Any]):
         bounds: box of the action space; the decoder takes any latent.
     """
 
-    metadata = {"autoreset_mode": AutoresetMode.DISABLED, "render_modes": []}
+    metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.DISABLED, "render_modes": []}
 
     def __init__(self, simulator: TopicRec, ranker: GemsRanker, belief: GruBelief, bounds: ActionBounds) -> None:
         self.simulator = simulator

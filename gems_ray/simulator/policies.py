@@ -12,7 +12,8 @@ from gems_ray.simulator.topic_rec import EMPTY
 class SlatePolicy(Protocol):
     """Chooses slates without looking at the user: (U, K) int64, -1 asks for the oracle's item."""
 
-    def __call__(self, environment: Environment, users: int, rng: np.random.Generator) -> np.ndarray: ...
+    def __call__(self, environment: Environment, users: int, rng: np.random.Generator) -> np.ndarray:
+        """Slates for `users` users."""
 
 
 def random_slates(environment: Environment, users: int, rng: np.random.Generator) -> np.ndarray:

@@ -17,10 +17,10 @@ Info = dict[str, np.ndarray]
 class TopicRec:
     """The simulator of Deffayet et al. (2023), batched over users; every array has the users first.
 
-    An observation holds `slate` (U, K) int64 and `clicks` (U, K) bool. The privileged `info` of a reset or step, never an
-    input of a policy, holds `click_probability` and `score` (U, K) float32, `topic` (U, K) int of the slots, `bored`
-    (U, topics) bool as it was in that step, and `user` (U, D) float32, the preferences after it. It is also kept in
-    `self.info`.
+    An observation holds `slate` (U, K) int64 and `clicks` (U, K) bool. The privileged `info` of a reset or step, never
+    an input of a policy, holds `click_probability` and `score` (U, K) float32, `topic` (U, K) int of the slots,
+    `bored` (U, topics) bool as it was in that step, and `user` (U, D) float32, the preferences after it. It is also
+    kept in `self.info`.
 
     Args:
         environment: parameters, for example `environment("diffuse_mix")`.

@@ -28,12 +28,13 @@ RANDOM_ACTION_SHARE = 0.5  # random latents fill the inner half of the action bo
 class AgentTraining:
     """Schedule of the agent's training; docs/worlds.md compares it with the original one."""
 
-    episodes: int = 20_000
+    episodes: int = 16_000
     random_episodes: int = 500  # with random latents, before the first update
     users_per_round: int = 50  # episodes collected at once, with the same weights
     updates_per_episode: float = 1.0
     trajectories_per_update: int = 20
     buffer_episodes: int = 10_000
+    final_learning_rate: float = 0.1  # share of the learning rates that is left at the end, falling linearly
     validation_interval: int = 1_000  # episodes
     validation_users: int = 200
     sac: SacConfig = field(default_factory=lambda: SacConfig(initial_alpha=0.1))
@@ -230,6 +231,7 @@ class AgentTrainer:
 
     def _update(self) -> Tensor:
         count = self.config.trajectories_per_update
+        self.sac.scale_learning_rates(1 - (1 - self.config.final_learning_rate) * self.episodes / self.config.episodes)
         batch = self._buffer.sample(count, self._generator)
         steps, latent_dim = batch.actions.shape[1:]
         next_noise = torch.randn((count, steps - 1, latent_dim), generator=self._generator)

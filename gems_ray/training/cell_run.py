@@ -157,6 +157,7 @@ def check_world(dataset: Dataset, world: World, where: str) -> None:
         raise DatasetError(f"{where}: no metadata, so nothing says in which world it was collected.")
     if dataset.metadata.world_fingerprint != world.fingerprint:
         raise WorldError(
-            f"{where}: collected in world {dataset.metadata.world_fingerprint} ({dataset.metadata.environment}), but the "
-            f"world of {world.environment.name} is {world.fingerprint}. Collect the dataset anew, or name its own world."
+            f"{where}: collected in world {dataset.metadata.world_fingerprint} ({dataset.metadata.environment}), but "
+            f"the world of {world.environment.name} is {world.fingerprint}. Collect the dataset anew, or name the "
+            "world that it was collected in."
         )

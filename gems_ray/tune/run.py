@@ -1,5 +1,6 @@
 """Runs the unfinished cells of an experiment under Ray Tune."""
 
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from gems_ray.training.cell_run import training_data
 from gems_ray.training.sources import Source
 from gems_ray.tune.trainable import CellTrainable
 
+TUNE_FOLDER = "ray"  # Tune's own state, of no use after the run: cells continue from their folders
 RETRIES = 2  # of a cell whose process or node was lost
 
 
@@ -63,14 +65,17 @@ def run_cells(
         param_space={"cell": tune.grid_search(configs)},
         tune_config=tune.TuneConfig(reuse_actors=True, trial_dirname_creator=_trial_folder),
         run_config=tune.RunConfig(
-            name="ray",
+            name=TUNE_FOLDER,
             storage_path=str(run.path.absolute()),
             callbacks=[_Watch(run, watch)],
             failure_config=tune.FailureConfig(max_failures=RETRIES),
             verbose=0,
         ),
     )
+    scratch = run.path / TUNE_FOLDER
+    shutil.rmtree(scratch, ignore_errors=True)
     tuner.fit()
+    shutil.rmtree(scratch, ignore_errors=True)
     return any(run.cell(cell.name).status not in (FINISHED, FAILED) for cell in todo)
 
 

@@ -146,6 +146,13 @@ class SacGems:
             "critic_2_target": self.critic_2_target,
         }
 
+    def scale_learning_rates(self, share: float) -> None:
+        """Sets the learning rates of critics and actor to a share of the configured ones."""
+        rates = {"critic": self.config.critic_learning_rate, "actor": self.config.actor_learning_rate}
+        for name, rate in rates.items():
+            for group in self.optimizers[name].param_groups:
+                group["lr"] = share * rate
+
     def update(self, batch: Trajectories, next_noise: Tensor, policy_noise: Tensor) -> SacLosses:
         """One gradient step of critics, actor and temperature, then of the target critics.
 

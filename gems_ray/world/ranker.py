@@ -1,6 +1,7 @@
 """GeMS ranker: a variational auto-encoder whose latent space is the agent's action space."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -142,6 +143,6 @@ class GemsRanker(nn.Module):
 
 def _mlp(*sizes: int, final_relu: bool = False) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+    for inputs, outputs in pairwise(sizes):
         layers += [nn.Linear(inputs, outputs), nn.ReLU()]
     return nn.Sequential(*(layers if final_relu else layers[:-1]))

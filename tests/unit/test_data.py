@@ -1,0 +1,237 @@
+"""The dataset format: round trip, same bytes, and every kind of damage."""
+
+import numpy as np
+import pytest
+import torch
+
+from gems_ray.collect.collect import collect_dataset
+from gems_ray.data.npz import check_dataset, find_dataset, load_dataset, save_dataset
+from gems_ray.data.replay import BLOCK_BATCHES, ReplayBuffer, state_statistics
+from gems_ray.data.schema import REQUIRED
+from gems_ray.errors import ConfigError, DatasetError
+
+
+def plain_arrays(rows=6):
+    rng = np.random.default_rng(0)
+    return {
+        "observations": rng.normal(size=(rows, 20)).astype(np.float32),
+        "actions": rng.normal(size=(rows, 32)).astype(np.float32),
+        "rewards": rng.integers(0, 5, rows).astype(np.float32),
+        "next_observations": rng.normal(size=(rows, 20)).astype(np.float32),
+        "terminals": np.arange(rows) % 3 == 2,
+    }
+
+
+def buffer(arrays, **options):
+    center, scale = np.full(32, 0.5, dtype=np.float32), np.full(32, 2.0, dtype=np.float32)
+    return ReplayBuffer(arrays, center, scale, **options)
+
+
+class TestCollection:
+    def test_format(self, dataset, world):
+        assert len(dataset) == 1200
+        assert dataset.observations.shape == (1200, 20)
+        assert dataset.slates.shape == (1200, 10)
+        np.testing.assert_array_equal(dataset.terminals.reshape(12, 100)[:, :-1], False)
+        np.testing.assert_array_equal(dataset.terminals.reshape(12, 100)[:, -1], True)
+        np.testing.assert_array_equal(dataset.rewards, dataset.clicks.sum(axis=1))
+        inside = ~dataset.terminals[:-1]
+        np.testing.assert_array_equal(dataset.next_observations[:-1][inside], dataset.observations[1:][inside])
+        assert dataset.metadata.world_fingerprint == world.fingerprint
+        assert dataset.metadata.expert_share == pytest.approx(1 / 3)
+        episode_returns = dataset.rewards.reshape(12, 100).sum(axis=1)
+        assert dataset.metadata.behavior_return == pytest.approx(episode_returns.mean(), abs=1e-4)
+
+    def test_slates_are_the_decoded_actions(self, dataset, world):
+        decoded = world.ranker.decode(torch.from_numpy(dataset.actions[:200]))
+        np.testing.assert_array_equal(decoded, dataset.slates[:200])
+
+    def test_beliefs_are_those_of_the_slates_and_clicks(self, dataset, world):
+        slates = torch.from_numpy(dataset.slates[:100].astype(np.int64))
+        state = torch.from_numpy(dataset.observations[0:1])
+        for t in range(100):
+            state = world.belief.step(slates[t : t + 1], torch.from_numpy(dataset.clicks[t : t + 1]), state)
+            np.testing.assert_allclose(dataset.next_observations[t], state[0].numpy(), atol=1e-5)
+
+    def test_random_latents_fill_the_inner_half_of_the_box(self, world):
+        actions = collect_dataset(world, "random", 3, seed=0).actions
+        assert np.abs(actions).max() <= 1.5
+        assert np.abs(actions).max() > 1.45
+
+    def test_mixed_holds_whole_episodes_of_both(self, world):
+        mixed = collect_dataset(world, "mixed", 10, seed=1, expert_share=0.5)
+        outside = np.abs(mixed.actions.reshape(10, -1)).max(axis=1) > 1.5  # random latents never are
+        assert outside.sum() == 5
+        assert 0 < np.flatnonzero(outside).mean() < 9, "expert episodes are spread over the file"
+
+    def test_medium_observations_come_from_the_world_belief(self, world):
+        medium = collect_dataset(world, "medium", 2, seed=0)
+        slates = torch.from_numpy(medium.slates[:1].astype(np.int64))
+        state = world.belief.step(slates, torch.from_numpy(medium.clicks[:1]), torch.from_numpy(medium.observations[:1]))
+        np.testing.assert_allclose(medium.next_observations[:1], state.numpy(), atol=1e-5)
+
+    def test_same_seed_same_bytes(self, world, tmp_path):
+        for name in ("a", "b"):
+            save_dataset(collect_dataset(world, "mixed", 5, seed=3), tmp_path / f"{name}.npz")
+        assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+        other = collect_dataset(world, "mixed", 5, seed=4)
+        assert other.fingerprint != load_dataset(tmp_path / "a.npz").fingerprint
+
+    def test_deterministic_takes_the_mean_action(self, world):
+        logged = collect_dataset(world, "expert", 2, seed=0, deterministic=True)
+        with torch.no_grad():
+            mean = world.agents["expert"].act(torch.from_numpy(logged.observations))
+        np.testing.assert_allclose(logged.actions, mean.numpy(), atol=1e-5)
+
+    @pytest.mark.parametrize(("quality", "episodes", "share"), [("best", 1, 0.5), ("expert", 0, 0.5), ("mixed", 1, 1.5)])
+    def test_impossible_requests(self, world, quality, episodes, share):
+        with pytest.raises(ConfigError):
+            collect_dataset(world, quality, episodes, 0, expert_share=share)
+
+
+class TestFiles:
+    def test_round_trip(self, dataset, dataset_file):
+        loaded = load_dataset(dataset_file)
+        assert loaded.fingerprint == dataset.fingerprint
+        assert loaded.metadata == dataset.metadata
+        for name in (*REQUIRED, "slates", "clicks"):
+            original = getattr(dataset, name)
+            assert getattr(loaded, name).dtype == original.dtype
+            np.testing.assert_array_equal(getattr(loaded, name), original)
+
+    def test_foreign_file_with_the_five_arrays(self, tmp_path):
+        arrays = plain_arrays()
+        arrays["observations"] = arrays["observations"].astype(np.float64)
+        arrays["terminals"] = arrays["terminals"].astype(np.uint8)
+        np.savez_compressed(tmp_path / "foreign.npz", timeouts=np.zeros(6), **arrays)
+        loaded = load_dataset(tmp_path / "foreign.npz")
+        assert loaded.metadata is None
+        assert loaded.observations.dtype == np.float32
+        assert loaded.terminals.dtype == bool
+        center, scale = loaded.action_bounds()
+        normalised = (loaded.actions - center) / scale
+        assert np.abs(normalised).max() == pytest.approx(1, abs=1e-5)
+
+    def test_other_layout_is_found(self, tmp_path):
+        assert find_dataset("diffuse_mix", "expert", tmp_path) == tmp_path / "diffuse_mix_expert.npz"
+        (tmp_path / "diffuse_mix").mkdir()
+        (tmp_path / "diffuse_mix" / "expert_data_d4rl.npz").touch()
+        assert find_dataset("diffuse_mix", "expert", tmp_path).name == "expert_data_d4rl.npz"
+
+    @pytest.mark.parametrize("keep", [0, 10, 100, 5_000, 0.5, 0.99])
+    def test_truncated(self, dataset_file, tmp_path, keep):
+        content = dataset_file.read_bytes()
+        (tmp_path / "cut.npz").write_bytes(content[: int(keep * len(content)) if isinstance(keep, float) else keep])
+        with pytest.raises(DatasetError):
+            load_dataset(tmp_path / "cut.npz")
+
+    @pytest.mark.parametrize("position", [0.2, 0.5, 0.8])
+    def test_flipped_bytes(self, dataset_file, tmp_path, position):
+        content = bytearray(dataset_file.read_bytes())
+        start = int(position * len(content))
+        content[start : start + 64] = bytes(255 - byte for byte in content[start : start + 64])
+        (tmp_path / "bad.npz").write_bytes(content)
+        with pytest.raises(DatasetError, match="damaged"):
+            load_dataset(tmp_path / "bad.npz")
+
+    @pytest.mark.parametrize(
+        ("name", "value", "message"),
+        [
+            ("rewards", np.array([1, 2, np.nan, 4, 5, 6], dtype=np.float32), "`rewards`: 1 values are NaN"),
+            ("actions", np.full((6, 32), np.inf, dtype=np.float32), "`actions`: 192 values are NaN or infinite"),
+            ("observations", np.zeros((6, 19), dtype=np.float32), r"`observations`: expected shape \(6, 20\)"),
+            ("actions", np.zeros((5, 32), dtype=np.float32), r"`actions`: expected shape \(6, 32\), found \(5, 32\)"),
+            ("rewards", np.zeros((6, 1), dtype=np.float32), r"`rewards`: expected shape \(6,\)"),
+            ("terminals", np.full(6, 2), "expected 0 and 1"),
+            ("rewards", np.array(["a"] * 6), "expected float32, found <U1"),
+            ("observations", np.zeros((0, 20), dtype=np.float32), "no rows"),
+            ("rewards", np.array([1, 2, 3, 4, 5, object()], dtype=object), "unpickled"),
+            ("metadata", np.array("{"), "`metadata` is not readable"),
+        ],
+    )
+    def test_wrong_content(self, tmp_path, name, value, message):
+        path = tmp_path / "wrong.npz"
+        np.savez(path, **(plain_arrays() | {name: value}))
+        with pytest.raises(DatasetError, match=message) as caught:
+            load_dataset(path)
+        assert str(path) in str(caught.value)
+
+    def test_missing_array_names_what_is_there(self, tmp_path):
+        arrays = plain_arrays()
+        del arrays["next_observations"]
+        np.savez(tmp_path / "wrong.npz", **arrays)
+        with pytest.raises(DatasetError, match=r"`next_observations` is missing.*found observations, actions"):
+            load_dataset(tmp_path / "wrong.npz")
+
+    def test_single_array_and_missing_file_and_folder(self, tmp_path):
+        np.save(tmp_path / "one.npy", np.zeros(3))
+        with pytest.raises(DatasetError, match="single array"):
+            load_dataset(tmp_path / "one.npy")
+        with pytest.raises(DatasetError, match="no such dataset"):
+            load_dataset(tmp_path / "none.npz")
+        with pytest.raises(DatasetError, match="folder"):
+            load_dataset(tmp_path)
+
+    def test_failed_write_leaves_the_old_file(self, dataset, dataset_file, tmp_path, monkeypatch):
+        path = tmp_path / "kept.npz"
+        path.write_bytes(dataset_file.read_bytes())
+
+        def fail(*args, **kwargs):
+            raise OSError("No space left on device")
+
+        monkeypatch.setattr(np, "savez", fail)
+        with pytest.raises(OSError, match="No space"):
+            save_dataset(dataset, path)
+        assert path.read_bytes() == dataset_file.read_bytes()
+        assert [entry.name for entry in tmp_path.iterdir()] == ["kept.npz"]
+
+
+class TestReplay:
+    def test_normalised_units(self):
+        arrays = plain_arrays(50)
+        replay = buffer(arrays)
+        batch = replay.rows(torch.arange(50))
+        np.testing.assert_allclose(batch.states.mean(dim=0), 0, atol=1e-5)
+        np.testing.assert_allclose(batch.states.numpy().std(axis=0), 1, atol=5e-3)
+        np.testing.assert_allclose(batch.actions, (arrays["actions"] - 0.5) / 2, atol=1e-6)
+        mean, std = state_statistics(arrays["observations"])
+        np.testing.assert_allclose(batch.next_states, (arrays["next_observations"] - mean) / std, atol=1e-5)
+        np.testing.assert_array_equal(batch.rewards[:, 0], arrays["rewards"])
+        np.testing.assert_array_equal(batch.dones[:, 0], arrays["terminals"].astype(np.float32))
+
+    def test_states_as_they_are(self):
+        arrays = plain_arrays()
+        np.testing.assert_array_equal(
+            buffer(arrays, normalize_states=False).rows(torch.arange(6)).states, arrays["observations"]
+        )
+
+    @pytest.mark.parametrize("batches", [0, 1, 5, BLOCK_BATCHES, BLOCK_BATCHES + 1])
+    def test_continues_at_any_position(self, batches):
+        arrays = plain_arrays(500)
+        first = buffer(arrays, seed=1)
+        for _ in range(batches):
+            first.sample(8)
+        second = buffer(arrays, seed=2)
+        second.load_state_dict(first.state_dict())
+        for _ in range(BLOCK_BATCHES + 2):
+            for ours, theirs in zip(first.sample(8), second.sample(8), strict=True):
+                torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+    def test_read_only_arrays_are_shared_not_copied(self):
+        arrays = plain_arrays(100)
+        for array in arrays.values():
+            array.flags.writeable = False
+        replay = buffer(arrays)
+        batch = replay.sample(16)
+        assert all(torch.isfinite(column).all() for column in batch)
+        assert replay._columns["observations"].data_ptr() == arrays["observations"].ctypes.data
+
+    def test_rows_are_uniform(self):
+        arrays = plain_arrays(10)
+        arrays["rewards"] = np.arange(10, dtype=np.float32)
+        rewards = torch.cat([buffer(arrays, seed=0).sample(20_000).rewards]).flatten()
+        np.testing.assert_allclose(torch.bincount(rewards.long(), minlength=10) / 20_000, 0.1, atol=0.01)
+
+
+def test_check_dataset_takes_plain_dictionaries():
+    assert len(check_dataset(plain_arrays(), "memory")) == 6

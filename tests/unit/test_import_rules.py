@@ -1,0 +1,103 @@
+"""The architecture, read from the syntax trees: layers point down, Ray stays in its folder, nothing is unpickled."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "gems_ray"
+LAYERS = [
+    {"errors", "rng", "registry", "files", "config", "metrics", "flat_state", "environment_report", "__init__"},
+    {"simulator"},
+    {"world", "data"},
+    {"algorithms", "envs"},
+    {"collect", "experiments"},
+    {"training"},
+    {"tune"},
+    {"cli"},
+]
+RANK = {module: rank for rank, modules in enumerate(LAYERS) for module in modules}
+# `experiments` checks settings against the algorithms when a file is loaded; reading results does not import them.
+LATE = {("experiments", "algorithms")}
+FILES = [path for folder in ("gems_ray", "analysis") for path in (ROOT / folder).rglob("*.py")]
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+
+
+def part(module):
+    names = module.split(".")
+    return names[1] if len(names) > 1 else "__init__"
+
+
+def test_every_module_has_a_layer():
+    found = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in PACKAGE.rglob("*.py")}
+    assert found == set(RANK)
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_down(path):
+    here = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    for module in imports(path):
+        if module.split(".")[0] != "gems_ray" or here == "__init__":
+            continue
+        there = part(module)
+        if there != here and (here, there) not in LATE:
+            assert RANK[there] < RANK[here] or RANK[there] == 0, f"{path}: imports {module}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_ray_is_imported_under_tune_alone(path):
+    if "ray" in {module.split(".")[0] for module in imports(path)}:
+        assert path.is_relative_to(PACKAGE / "tune")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "analysis").rglob("*.py")), ids=lambda path: path.name)
+def test_analysis_reads_plain_files(path):
+    allowed = {"gems_ray.config", "gems_ray.errors", "gems_ray.files"}
+    for module in imports(path):
+        if module.split(".")[0] == "gems_ray":
+            assert module in allowed or module.startswith("gems_ray.experiments"), module
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_is_unpickled_or_evaluated(path):
+    assert "pickle" not in set(imports(path))
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id not in ("eval", "exec")
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            owner = ast.unparse(node.func.value)
+            assert (owner, node.func.attr) != ("torch", "load")
+            if (owner, node.func.attr) == ("np", "load"):
+                assert any(word.arg == "allow_pickle" and word.value.value is False for word in node.keywords)
+
+
+def test_reading_results_imports_neither_ray_nor_torch():
+    code = (
+        "import sys, analysis.tables, gems_ray.experiments.run_folder, gems_ray.cli.export; "
+        "sys.exit(bool({'ray', 'torch', 'optuna'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_importing_changes_nothing():
+    code = (
+        "import random, threading, numpy as np, torch, rich.style; "  # rich draws a number when it is imported
+        "before = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist(), "
+        "threading.active_count(), torch.get_num_threads()); "
+        "import gems_ray.training.world, gems_ray.training.sources, gems_ray.cli, analysis.tables; "
+        "after = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist(), "
+        "threading.active_count(), torch.get_num_threads()); "
+        "assert before == after; assert not torch.cuda.is_initialized()"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
