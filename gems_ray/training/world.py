@@ -63,9 +63,9 @@ def train_world(recipe: WorldRecipe, folder: Path, command: str, progress: Progr
         WorldError: the folder holds another bundle or the training of another recipe.
     """
     work = folder / "training"
+    items = item_vectors(recipe.environment, stream(recipe.item_seed, "items"))
     _claim(folder, work, recipe)
     clock = _Clock(work / "seconds.json")
-    items = item_vectors(recipe.environment, stream(recipe.item_seed, "items"))
     sessions = log_sessions(recipe.environment, items, recipe.ranker_training.sessions, recipe.seed)
 
     ranker_trainer = RankerTrainer(sessions, recipe.ranker, recipe.ranker_training, recipe.seed)

@@ -86,6 +86,10 @@ class _Watch(tune.Callback):
         self._run = run
         self._watch = watch
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its callbacks; nothing ever reads that back, and a live display cannot be pickled."""
+        return {}
+
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._tell(trial, "running")
 

@@ -31,7 +31,9 @@ def default_dtype(request):
 def test_td3_bc(default_dtype, tolerance):
     recorded = load("td3_bc_default_h64.npz")
     meta = json.loads(recorded["meta_json"].tobytes())
-    settings = {key: meta["cfg"][key] for key in ("discount", "tau", "policy_noise", "noise_clip", "policy_freq", "alpha")}
+    settings = {
+        key: meta["cfg"][key] for key in ("discount", "tau", "policy_noise", "noise_clip", "policy_freq", "alpha")
+    }
     algorithm = make_algorithm("td3_bc", 20, 32, {**settings, "hidden_sizes": [64, 64]})
     state = algorithm.state_dict()
     for key in [key for key in recorded if key.startswith("init/")]:

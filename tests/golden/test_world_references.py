@@ -88,7 +88,9 @@ def test_sac_updates():
             parameters[network][parameter].copy_(arrays[key])
 
     lengths, steps = arrays["lens"], int(arrays["lens"].max())
-    batch = Trajectories(*(padded(arrays[key], lengths, steps) for key in ("slates", "clicks", "actions", "rewards")), lengths)
+    batch = Trajectories(
+        *(padded(arrays[key], lengths, steps) for key in ("slates", "clicks", "actions", "rewards")), lengths
+    )
     losses = json.loads(arrays["losses_json"])
     for update in range(3):
         result = sac.update(

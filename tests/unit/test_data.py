@@ -67,7 +67,9 @@ class TestCollection:
     def test_medium_observations_come_from_the_world_belief(self, world):
         medium = collect_dataset(world, "medium", 2, seed=0)
         slates = torch.from_numpy(medium.slates[:1].astype(np.int64))
-        state = world.belief.step(slates, torch.from_numpy(medium.clicks[:1]), torch.from_numpy(medium.observations[:1]))
+        state = world.belief.step(
+            slates, torch.from_numpy(medium.clicks[:1]), torch.from_numpy(medium.observations[:1])
+        )
         np.testing.assert_allclose(medium.next_observations[:1], state.numpy(), atol=1e-5)
 
     def test_same_seed_same_bytes(self, world, tmp_path):
@@ -83,7 +85,9 @@ class TestCollection:
             mean = world.agents["expert"].act(torch.from_numpy(logged.observations))
         np.testing.assert_allclose(logged.actions, mean.numpy(), atol=1e-5)
 
-    @pytest.mark.parametrize(("quality", "episodes", "share"), [("best", 1, 0.5), ("expert", 0, 0.5), ("mixed", 1, 1.5)])
+    @pytest.mark.parametrize(
+        ("quality", "episodes", "share"), [("best", 1, 0.5), ("expert", 0, 0.5), ("mixed", 1, 1.5)]
+    )
     def test_impossible_requests(self, world, quality, episodes, share):
         with pytest.raises(ConfigError):
             collect_dataset(world, quality, episodes, 0, expert_share=share)

@@ -1,0 +1,32 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check lint benchmark clean
+
+demo: .venv/installed          ## Nine experiments at demo size, from nothing to the result table
+	$(BIN)/python run_tune.py grid tune_configs/demo.yaml
+
+test: .venv/installed-test     ## The whole test suite
+	$(BIN)/python -m pytest
+
+lint: .venv/installed-test     ## Style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+check: lint test               ## Everything that must pass before a commit
+
+benchmark: .venv/installed     ## Speed of simulator and worlds, one thread
+	$(BIN)/python benchmarks/simulator.py
+
+clean:                         ## Removes the virtual environment; runs and datasets stay
+	rm -rf .venv
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+.venv/installed-test: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	touch $@

@@ -1,0 +1,157 @@
+"""The commands without Ray: what they write, and what they say when something is wrong."""
+
+import json
+import signal
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.conftest import make_world
+
+
+@pytest.fixture
+def files(tmp_path, world_folder, dataset_file):
+    """Names that the cases below use, as they stand in the user's folder."""
+    arrays = {
+        "observations": np.zeros((200, 20), dtype=np.float32),
+        "actions": np.random.default_rng(0).normal(size=(200, 32)).astype(np.float32),
+        "rewards": np.ones(200, dtype=np.float32),
+        "next_observations": np.zeros((200, 20), dtype=np.float32),
+        "terminals": np.arange(200) % 100 == 99,
+    }
+    np.savez(tmp_path / "foreign.npz", **arrays)
+    np.savez(tmp_path / "nan.npz", **(arrays | {"rewards": np.full(200, np.nan, dtype=np.float32)}))
+    np.savez(tmp_path / "shape.npz", **(arrays | {"actions": np.zeros((200, 31), dtype=np.float32)}))
+    np.savez(tmp_path / "object.npz", **(arrays | {"rewards": np.array([object()] * 200)}), allow_pickle=True)
+    (tmp_path / "cut.npz").write_bytes(dataset_file.read_bytes()[:5000])
+    (tmp_path / "mine.npz").write_bytes(dataset_file.read_bytes())
+    make_world(seed=3).save(tmp_path / "other_world")
+    (tmp_path / "typo.yaml").write_text("environment: diffuse_mix\nmax_timestep: 3\n")
+    (tmp_path / "unknown.yaml").write_text("environment:\n  - diffuse_mxi\n")
+    return {"world": str(world_folder)}
+
+
+BAD_INPUT = [
+    (["train", "--env_name", "diffuse_mix", "--dataset", "none.npz"], "none.npz: no such dataset"),
+    (["train", "--env_name", "diffuse_mix", "--dataset", "cut.npz"], "cut.npz: "),
+    (["train", "--env_name", "diffuse_mix", "--dataset", "nan.npz"], "nan.npz: `rewards`: 200 values are NaN"),
+    (["train", "--env_name", "diffuse_mix", "--dataset", "shape.npz"], "expected shape (200, 32), found (200, 31)"),
+    (["train", "--env_name", "diffuse_mix", "--dataset", "object.npz"], "object array"),
+    (["train", "--env_name", "diffuse_mix", "--dataset", "mine.npz", "--world", "other_world"], "collected in world"),
+    (["train", "--env_name", "diffuse_mx"], "Did you mean `diffuse_mix`?"),
+    (["train", "--env_name", "diffuse_mix", "--algorithm", "td3"], "Did you mean `td3_bc`?"),
+    (["train", "--env_name", "diffuse_mix", "--alpha", "-1"], "alpha"),
+    (["train", "--env_name", "diffuse_mix", "--device", "tpu"], "device"),
+    (["collect", "--environment", "diffuse_mx"], "Did you mean `diffuse_mix`?"),
+    (["collect", "--environment", "diffuse_mix", "--quality", "best"], "Known: random, medium, expert, mixed"),
+    (["collect", "--environment", "diffuse_mix", "--world", "nowhere"], "nowhere"),
+    (["grid", "none.yaml"], "none.yaml: no such file"),
+    (["grid", "typo.yaml"], "typo.yaml:2: `max_timestep` is not a field"),
+    (["grid", "unknown.yaml"], "unknown.yaml:2: environment `diffuse_mxi` does not exist"),
+    (["export", "nothing"], "nothing: not a run folder"),
+    (["world", "train", "--environment", "diffuse_mx"], "Did you mean `diffuse_mix`?"),
+    (["world", "train", "--environment", "diffuse_mix", "--items", "file:none.npy"], "none.npy: no such item file"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD_INPUT, ids=lambda value: str(value)[:60])
+def test_bad_input_is_one_clear_line(command, files, tmp_path, arguments, message):
+    before = sorted(tmp_path.rglob("*"))
+    done = command(*arguments)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert message in done.stderr.replace("\n", " ")
+    assert "Traceback" not in done.stdout + done.stderr
+    assert len([line for line in done.stderr.splitlines() if line.startswith("error: ")]) == 1
+    written = set(tmp_path.rglob("*")) - set(before)
+    assert not [path for path in written if path.is_file()], "something was half-written"
+
+
+def test_collect_train_and_export(command, files, tmp_path):
+    world = ["--world", files["world"]]
+    collected = command("collect", "--environment", "diffuse_mix", "--quality", "random", "--episodes", 20, *world)
+    assert collected.returncode == 0, collected.stderr
+    assert (tmp_path / "offline_datasets" / "diffuse_mix_random.npz").is_file()
+    flags = ["--env_name", "diffuse_mix", "--seed", 1, "--max_timesteps", 120, "--batch_size", 32, "--alpha", 1.0]
+    flags += ["--normalize", "--device", "cpu", "--discount", 0.9, "--tau", 0.01, "--policy-noise", 0.1]
+    flags += ["--policy_freq", 3, "--learning-rate", 1e-3, "--quality", "random", "--name", "mine", *world]
+    data = ["--dataset", "offline_datasets/diffuse_mix_random.npz"]
+    trained = command("train", *flags, *data)
+    assert trained.returncode == 0, trained.stdout + trained.stderr
+    assert "td3_bc" in trained.stdout
+    assert max(map(len, trained.stdout.splitlines())) <= 100
+
+    exported = command("export", "runs/mine", "--output", "tables")
+    assert exported.returncode == 0, exported.stderr
+    cells = pd.read_csv(tmp_path / "tables" / "cells.csv")
+    assert cells.loc[0, ["environment", "algorithm", "seed", "status", "updates"]].tolist() == [
+        "diffuse_mix", "td3_bc", 1, "finished", 120,
+    ]  # fmt: skip
+    assert np.isfinite(cells.loc[0, ["last_return", "best_return"]].astype(float)).all()
+
+    again = command("train", *flags, *data)
+    assert again.returncode == 0
+    assert "Continuing" not in again.stdout, "a finished experiment is not repeated"
+
+
+def test_foreign_file_trains_and_says_what_is_missing(command, files):
+    done = command("train", "--env_name", "diffuse_mix", "--dataset", "foreign.npz", "--max_timesteps", 60)
+    assert done.returncode == 0, done.stderr
+    text = " ".join(done.stdout.split())
+    assert "no metadata" in text
+    assert "need to know the world" in text
+    assert "No returns" in text
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_training_saves_and_its_command_continues(command, files, tmp_path, number):
+    flags = ["--env_name", "diffuse_mix", "--dataset", "mine.npz", "--world", files["world"], "--name", "cut"]
+    flags += ["--max_timesteps", 1500, "--evaluation_interval", 500, "--batch_size", 64]
+    process = command("train", *flags, start=True)
+    for line in process.stdout:
+        if "100/1,500" in line:
+            break
+    process.send_signal(number)
+    rest = process.stdout.read()
+    assert process.wait(60) == 128 + number
+    assert "Continue with:" in rest
+    (facts,) = [json.loads(path.read_text()) for path in tmp_path.glob("runs/cut/cells/*/result.json")] or [None]
+    assert facts is None
+    done = command("train", *flags)
+    assert done.returncode == 0, done.stderr
+    assert "Continuing after" in done.stdout
+    whole = command("train", *(flag if flag != "cut" else "whole" for flag in flags))
+    assert whole.returncode == 0
+    results = [
+        json.loads(next(tmp_path.glob(f"runs/{name}/cells/*/result.json")).read_text()) for name in ("cut", "whole")
+    ]
+    assert results[0]["test"] == results[1]["test"]
+
+
+def test_help_says_which_way_alpha_points(command):
+    text = " ".join(command("train", "--help").stdout.split())
+    assert "larger is more RL, 0 is pure cloning" in text
+
+
+def test_world_training_continues_where_it_was_cut_off(command, tmp_path):
+    flags = ["world", "train", "--environment", "diffuse_topdown", "--output", "made", "--sessions", 40]
+    flags += ["--epochs", 1, "--episodes", 2000]
+    process = command(*flags, start=True)
+    for line in process.stdout:
+        if "agent episode   1000" in line:
+            break
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "made" / "manifest.yaml").exists()
+    done = command(*flags)
+    assert done.returncode == 0, done.stderr
+    assert "ranker epoch" not in done.stdout
+    assert "agent episode   1000" not in done.stdout
+    assert "agent episode   2000" in done.stdout
+    assert (tmp_path / "made" / "manifest.yaml").is_file()
+    assert not (tmp_path / "made" / "training").exists()
+    log = (tmp_path / "made" / "agent_log.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in log] == ["episodes", "1000", "2000"]
+    again = command(*flags)
+    assert again.returncode == 2
+    assert "finished world" in again.stderr

@@ -1,0 +1,214 @@
+"""Grids on real Ray: the whole way, interruptions, lost processes, failures, an existing cluster."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+
+EXPERIMENT = """\
+environment: [diffuse_mix]
+algorithm: td3_bc
+seed: [0, 1, 2]
+settings:
+  td3_bc: {{batch_size: 64, hidden_sizes: [32, 32]}}
+worlds:
+  diffuse_mix: {world}
+dataset: {{quality: mixed, episodes: 20}}
+training: {{max_timesteps: {updates}, evaluation_interval: 300}}
+evaluation: {{validation_users: 10, test_users: 20}}
+resources: {{cpu: {cpu}, gpu: 0.25}}
+"""
+# The results of the same cells, whoever ran them and however often they were interrupted.
+COLUMNS = ["seed", "status", "updates", "last_return", "best_return", "best_updates", "validation_best"]
+
+
+@pytest.fixture
+def experiment(tmp_path, world_folder):
+    """Writes an experiment file and returns its name."""
+
+    def write(name, updates=600, cpu=1, **replacements):
+        text = EXPERIMENT.format(world=world_folder, updates=updates, cpu=cpu)
+        for old, new in replacements.items():
+            text = text.replace(old, new)
+        (tmp_path / name).write_text(text)
+        return name
+
+    return write
+
+
+def cells(folder):
+    return pd.read_csv(folder / "cells.csv")
+
+
+def assert_same_results(first, second):
+    pd.testing.assert_frame_equal(cells(first)[COLUMNS], cells(second)[COLUMNS])
+
+
+def wait_for(condition, process, seconds=120):
+    """Waits until `condition()` holds while the process lives."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def trained_rows(run):
+    """Evaluations so far, over all cells."""
+    return sum(len(path.read_text().splitlines()) - 1 for path in run.glob("cells/*/metrics.csv"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, world_folder, request):
+    """A long grid that nothing interrupts, for comparison."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    (folder / "long.yaml").write_text(EXPERIMENT.format(world=world_folder, updates=4000, cpu=1))
+    line = [sys.executable, str(request.config.rootpath / "run_tune.py"), "grid", "long.yaml", "--name", "long"]
+    done = subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "runs" / "long"
+
+
+def test_from_nothing_to_the_table(command, experiment, tmp_path):
+    done = command("grid", experiment("small.yaml"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = tmp_path / "runs" / "small"
+    assert (tmp_path / "offline_datasets" / "diffuse_mix_mixed.npz").is_file()
+    assert re.search(r"Ray dashboard: http://127\.0\.0\.1:\d+", done.stdout)
+    assert "Its token is in " in done.stdout
+    assert "resources.gpu 0.25 is ignored" in done.stdout
+    assert "Run folder: runs/small" in done.stdout
+    table_lines = done.stdout.split("environment  algorithm")[1].splitlines()
+    assert max(map(len, table_lines)) <= 80
+
+    frame = cells(run)
+    assert frame["seed"].tolist() == [0, 1, 2]
+    assert set(frame["status"]) == {"finished"}
+    assert set(frame["updates"]) == {600}
+    assert np.isfinite(frame[["last_return", "best_return"]].to_numpy()).all()
+    assert frame["last_return"].nunique() > 1, "seeds differ"
+    assert {path.name for path in run.iterdir()} == {
+        "cells", "cells.csv", "environment.json", "experiment.yaml", "references", "table.csv", "table.md",
+    }  # fmt: skip
+    assert json.loads((run / "environment.json").read_text())["ray"]
+
+    before = {path: path.stat().st_mtime_ns for path in run.glob("cells/*/*")}
+    again = command("grid", "small.yaml")
+    assert again.returncode == 0
+    assert "Starting Ray" not in again.stdout, "nothing is left to run"
+    assert before == {path: path.stat().st_mtime_ns for path in run.glob("cells/*/*")}
+
+    resolved = command("grid", "runs/small/experiment.yaml", "--name", "again")
+    assert resolved.returncode == 0, resolved.stdout + resolved.stderr
+    assert_same_results(run, tmp_path / "runs" / "again")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_grid_saves_and_its_command_continues(command, experiment, tmp_path, undisturbed, number):
+    run = tmp_path / "runs" / "cut"
+    process = command("grid", experiment("long.yaml", updates=4000), "--name", "cut", start=True)
+    wait_for(lambda: trained_rows(run) >= 8, process)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert "Traceback" not in output
+    printed = output.split("Continue with:\n  python ")[1].splitlines()[0].split()
+    frame = cells(run)
+    assert "unfinished" in set(frame["status"])
+    done = command(*printed[1:])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert_same_results(run, undisturbed)
+
+
+def test_killed_worker_is_retried_from_its_checkpoint(command, experiment, tmp_path, undisturbed):
+    run = tmp_path / "runs" / "kill"
+    process = command("grid", experiment("long.yaml", updates=4000), "--name", "kill", start=True)
+    wait_for(lambda: trained_rows(run) >= 8, process)
+    workers = [
+        child for child in psutil.Process(process.pid).children(recursive=True) if "ray::" in " ".join(child.cmdline())
+    ]
+    trainers = [
+        child for child in workers if "td3_bc" in " ".join(child.cmdline()) or "Trainable" in " ".join(child.cmdline())
+    ]
+    assert trainers, [child.cmdline() for child in workers]
+    trainers[0].kill()
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
+    assert_same_results(run, undisturbed)
+
+
+def test_killed_driver_and_a_copied_folder_continue(command, experiment, tmp_path, undisturbed):
+    run = tmp_path / "runs" / "dead"
+    process = command("grid", experiment("long.yaml", updates=4000), "--name", "dead", start=True)
+    wait_for(lambda: trained_rows(run) >= 8, process)
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    psutil.wait_procs(family, timeout=30)
+    for child in family:
+        if child.is_running():
+            child.kill()
+    run.rename(tmp_path / "runs" / "moved")
+    done = command("grid", "long.yaml", "--name", "moved")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert_same_results(tmp_path / "runs" / "moved", undisturbed)
+
+
+def test_request_that_no_machine_can_meet(command, experiment):
+    done = command("grid", experiment("large.yaml", cpu=4096))
+    assert done.returncode == 2
+    assert "a cell asks for 4096 CPUs" in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_one_bad_cell_does_not_end_the_run(command, experiment, tmp_path):
+    """A learning rate without sense makes every loss infinite: named in the table, not retried."""
+    bad = {"batch_size: 64": "batch_size: 64, learning_rate: 1.0e+30"}
+    done = command("grid", experiment("bad.yaml", **bad))
+    assert done.returncode == 1, done.stdout + done.stderr
+    frame = cells(tmp_path / "runs" / "bad")
+    assert set(frame["status"]) == {"failed"}
+    assert frame["reason"].str.contains("a loss is not finite").all()
+    assert done.stdout.count("failed: diffuse_mix-td3_bc-seed") == 3
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_existing_cluster(command, experiment, tmp_path):
+    environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}
+    ray = Path(sys.executable).parent / "ray"
+    # Ray writes a token file on `ray.init`; `ray start` wants it to be there.
+    subprocess.run([ray, "get-auth-token", "--generate"], env=environment, capture_output=True, check=True)
+    head = [
+        ray,
+        "start",
+        "--head",
+        "--port=0",
+        "--num-cpus=2",
+        "--include-dashboard=false",
+        f"--temp-dir={tmp_path}/ray",
+    ]
+    started = subprocess.run(head, env=environment, capture_output=True, text=True, timeout=90, check=False)
+    assert started.returncode == 0, started.stdout + started.stderr
+    try:
+        address = re.search(r"--address='([\d.:]+)'", started.stdout).group(1)
+        done = command("grid", experiment("small.yaml"), "--address", address)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert f"Joining Ray at {address}" in done.stdout
+        assert set(cells(tmp_path / "runs" / "small")["status"]) == {"finished"}
+    finally:
+        subprocess.run([ray, "stop", "--force"], env=environment, capture_output=True, check=False)
+
+
+def test_no_cluster_at_the_address(command, experiment):
+    done = command("grid", experiment("small.yaml"), "--address", "127.0.0.1:1")
+    assert done.returncode == 2
+    assert "cannot join this cluster" in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr

@@ -1,0 +1,197 @@
+"""The contract of every algorithm in the registry, and the maths of each by hand."""
+
+import numpy as np
+import pytest
+import torch
+
+from gems_ray.algorithms import ALGORITHMS, make_algorithm
+from gems_ray.data.replay import Batch
+from gems_ray.errors import ConfigError, UnknownNameError
+
+SMALL = {"hidden_sizes": [32, 32], "batch_size": 64}
+
+
+def make(name, seed=0, **settings):
+    return make_algorithm(name, 20, 32, SMALL | settings, seed=seed)
+
+
+def random_batch(rows=64, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return Batch(
+        torch.randn((rows, 20), generator=generator),
+        torch.rand((rows, 32), generator=generator) * 2 - 1,
+        torch.rand((rows, 1), generator=generator),
+        torch.randn((rows, 20), generator=generator),
+        (torch.rand((rows, 1), generator=generator) < 0.1).float(),
+    )
+
+
+def assert_same(first, second):
+    assert first.keys() == second.keys()
+    for key in first:
+        assert torch.equal(first[key], second[key]), key
+
+
+@pytest.fixture(params=sorted(ALGORITHMS))
+def name(request):
+    return request.param
+
+
+class TestContract:
+    def test_update_changes_the_policy_and_returns_the_named_losses(self, name):
+        algorithm, batch = make(name), random_batch()
+        before = algorithm.state_dict()
+        seen = set()
+        for _ in range(4):
+            metrics = algorithm.update(batch)
+            assert all(value.ndim == 0 and not value.requires_grad for value in metrics.values())
+            seen |= set(metrics)
+        assert seen == set(algorithm.loss_names)
+        assert algorithm.updates == 4
+        after = algorithm.state_dict()
+        for network in algorithm.networks:
+            keys = [key for key in before if key.startswith(f"{network}.")]
+            assert any(not torch.equal(before[key], after[key]) for key in keys), network
+
+    def test_act_is_deterministic_and_inside_the_box(self, name):
+        algorithm = make(name)
+        states = torch.randn((100, 20)) * 10
+        actions = algorithm.act(states)
+        assert actions.shape == (100, 32)
+        assert actions.abs().max() <= 1
+        assert torch.equal(actions, algorithm.act(states))
+        array = algorithm.act(states.numpy())
+        assert isinstance(array, np.ndarray)
+        np.testing.assert_array_equal(array, actions.numpy())
+
+    @pytest.mark.parametrize("interrupted_after", [0, 1, 4, 7])
+    def test_resume_is_exact(self, name, interrupted_after):
+        whole, first, second = make(name), make(name), make(name, seed=5)
+        for step in range(10):
+            whole.update(random_batch(seed=step))
+        for step in range(interrupted_after):
+            first.update(random_batch(seed=step))
+        second.load_state_dict(first.state_dict())
+        for step in range(interrupted_after, 10):
+            second.update(random_batch(seed=step))
+        assert_same(whole.state_dict(), second.state_dict())
+
+    def test_one_seed_one_algorithm(self, name):
+        assert_same(make(name, seed=3).state_dict(), make(name, seed=3).state_dict())
+        different = make(name, seed=4).state_dict()
+        assert any(not torch.equal(value, different[key]) for key, value in make(name, seed=3).state_dict().items())
+
+    def test_construction_leaves_the_global_generator_alone(self, name):
+        before = torch.get_rng_state()
+        make(name)
+        assert torch.equal(before, torch.get_rng_state())
+
+    def test_reward_and_done_columns_may_be_flat(self, name):
+        column, flat = make(name), make(name)
+        batch = random_batch()
+        for _ in range(2):
+            column.update(batch)
+            flat.update(batch._replace(rewards=batch.rewards.flatten(), dones=batch.dones.flatten()))
+        assert_same(column.state_dict(), flat.state_dict())
+
+    def test_q_values_have_one_entry_per_row(self, name):
+        algorithm, batch = make(name), random_batch()
+        values = algorithm.q_values(batch.states, batch.actions)
+        assert values is None or values.shape == (64,)
+
+    def test_toy_problem_with_a_known_answer(self, name):
+        """One step, logged around the best action: cloning and reinforcement learning agree on the answer."""
+        algorithm = make(name, learning_rate=3e-3, hidden_sizes=[64, 64])
+        best = torch.linspace(-0.6, 0.6, 32)
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(1000):
+            states = torch.randn((64, 20), generator=generator)
+            actions = (best + 0.3 * torch.randn((64, 32), generator=generator)).clamp(-1, 1)
+            rewards = -10 * (actions - best).square().mean(dim=1, keepdim=True)
+            algorithm.update(Batch(states, actions, rewards, states, torch.ones((64, 1))))
+        error = (algorithm.act(torch.randn((200, 20), generator=generator)) - best).square().mean()
+        assert error < 0.05  # the action 0 is at 0.12
+
+    def test_settings_are_strict(self, name):
+        with pytest.raises(ConfigError, match="Did you mean `batch_size`"):
+            make(name, batch_sise=3)
+        with pytest.raises(ConfigError, match="batch_size"):
+            make(name, batch_size=0)
+
+
+def test_unknown_algorithm():
+    with pytest.raises(UnknownNameError, match="Did you mean `td3_bc`"):
+        make_algorithm("td3-bc", 20, 32)
+
+
+class TestTD3BC:
+    def test_critic_target_by_hand(self):
+        """With zeroed target networks the target is the reward alone, and the loss twice the mean squared error."""
+        algorithm = make("td3_bc")
+        state = algorithm.state_dict()
+        for key in state:
+            if key.startswith(("critic_1_target", "critic_2_target", "critic_1.", "critic_2.")):
+                state[key].zero_()
+        algorithm.load_state_dict(state)
+        batch = random_batch()
+        loss = algorithm.update(batch)["critic_loss"]
+        assert float(loss) == pytest.approx(2 * float(batch.rewards.square().mean()), rel=1e-5)
+
+    def test_done_cuts_the_next_value(self):
+        algorithm = make("td3_bc", discount=0.5)
+        state = algorithm.state_dict()
+        for key in state:
+            if key.startswith(("critic_1", "critic_2")):
+                state[key].zero_()
+            if key in ("critic_1_target.net.4.bias", "critic_2_target.net.4.bias"):
+                state[key].fill_(4.0)
+        algorithm.load_state_dict(state)
+        batch = random_batch()._replace(rewards=torch.ones((64, 1)), dones=(torch.arange(64) < 32).float()[:, None])
+        # Half of the targets are 1, half are 1 + 0.5 * 4 = 3; the critics say 0.
+        assert float(algorithm.update(batch)["critic_loss"]) == pytest.approx(2 * (1 + 9) / 2, rel=1e-5)
+
+    def test_targets_move_with_the_actor_only(self):
+        algorithm, batch = make("td3_bc", policy_freq=3), random_batch()
+        for update in range(1, 7):
+            before = algorithm.state_dict()
+            algorithm.update(batch)
+            after = algorithm.state_dict()
+            moved = [key for key in before if "_target." in key and not torch.equal(before[key], after[key])]
+            assert len(moved) == (18 if update % 3 == 0 else 0)
+            assert torch.equal(before["actor.net.0.weight"], after["actor.net.0.weight"]) == (update % 3 != 0)
+
+    def test_polyak_step(self):
+        algorithm, batch = make("td3_bc", policy_freq=1, tau=0.25), random_batch()
+        before = algorithm.state_dict()
+        algorithm.update(batch)
+        after = algorithm.state_dict()
+        expected = 0.75 * before["critic_2_target.net.2.weight"] + 0.25 * after["critic_2.net.2.weight"]
+        torch.testing.assert_close(after["critic_2_target.net.2.weight"], expected)
+
+    def test_given_noise_replaces_drawn_noise(self):
+        batch, eps = random_batch(), {"target_eps": torch.zeros((64, 32))}
+        quiet, silent = make("td3_bc"), make("td3_bc", policy_noise=0.0)
+        quiet.update(batch, eps)
+        silent.update(batch)
+        assert torch.equal(quiet.state_dict()["critic_1.net.0.weight"], silent.state_dict()["critic_1.net.0.weight"])
+
+    def test_larger_alpha_means_more_reinforcement_learning(self):
+        """The reward opposes the data, so the cloning error must grow with alpha; alpha 0 is pure cloning."""
+        errors = [self.cloning_error(alpha) for alpha in (0.0, 1.0, 2.5, 10.0)]
+        assert errors == sorted(errors)
+        assert errors[0] < 0.2 < 0.8 < errors[-1]
+
+    @staticmethod
+    def cloning_error(alpha):
+        algorithm = make_algorithm(
+            "td3_bc", 20, 32, {"alpha": alpha, "hidden_sizes": [64, 64], "learning_rate": 1e-3, "discount": 0.0}
+        )
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(600):
+            states = torch.randn((256, 20), generator=generator)
+            actions = (0.5 + 0.35 * torch.randn((256, 32), generator=generator)).clamp(-1, 1)
+            rewards = -actions.mean(dim=1, keepdim=True) * 10
+            algorithm.update(Batch(states, actions, rewards, states, torch.ones((256, 1))))
+        states = torch.randn((512, 20), generator=generator)
+        actions = (0.5 + 0.35 * torch.randn((512, 32), generator=generator)).clamp(-1, 1)
+        return float((algorithm.act(states) - actions).square().mean())

@@ -1,0 +1,101 @@
+"""The result table, from a run folder that is written by hand."""
+
+import json
+import math
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from analysis.tables import cells_frame, export, notes, result_frame, to_markdown, to_rich
+from gems_ray.experiments.run_folder import FAILED, FINISHED, RunFolder
+from gems_ray.experiments.spec import check_experiment
+
+REFERENCES = {"random": 40.0, "oracle": 90.0, "behavior": 240.0}
+
+
+def result(last, best):
+    rows = {"last": last, "best": best}
+    test = {name: {"return_mean": value, "return_se": 1.0, "users": 100} for name, value in rows.items()}
+    return {"status": FINISHED, "updates": 3000, "seconds": 9.5, "best_updates": 250, "test": test, "fingerprints": {}}
+
+
+@pytest.fixture
+def run(tmp_path):
+    experiment = check_experiment({"environment": ["diffuse_topdown", "diffuse_divpen"], "seed": [0, 1, 2]})
+    run = RunFolder.create(tmp_path / "run", experiment, {})
+    for environment in experiment.environment:
+        run.write_references(environment, {name: {"return_mean": v, "users": 100} for name, v in REFERENCES.items()})
+    for cell in experiment.cells():
+        if cell.environment == "diffuse_topdown":
+            run.cell(cell.name).write_result(result([100.0, 140.0, 180.0][cell.seed], 240.0))
+        elif cell.seed == 0:
+            run.cell(cell.name).write_result(result(60.0, 80.0))
+        elif cell.seed == 1:
+            run.cell(cell.name).write_result({"status": FAILED, "updates": 7, "reason": "a loss is not finite"})
+    return run
+
+
+def test_mean_deviation_and_score_by_hand(run):
+    table = result_frame(run).set_index(["environment", "algorithm"])
+    row = table.loc[("diffuse_topdown", "td3_bc")]
+    assert (row.last_mean, row.last_std, row.seeds, row.users) == (140, 40, 3, 100)
+    assert row.last_score == pytest.approx(100 * (140 - 40) / (240 - 40))
+    assert (row.best_mean, row.best_std, row.best_score) == (240, 0, 100)
+    assert table.loc[("diffuse_divpen", "random")].last_score == 0
+    assert table.loc[("diffuse_divpen", "behavior")].last_score == 100
+    single = table.loc[("diffuse_divpen", "td3_bc")]
+    assert single.seeds == 1
+    assert math.isnan(single.last_std)
+
+
+def test_failed_and_pending_cells_stand_in_the_list_and_not_in_the_mean(run):
+    cells = cells_frame(run)
+    assert len(cells) == 6
+    here = cells[cells["environment"] == "diffuse_divpen"].set_index("seed")
+    assert here.loc[0, "status"] == "finished"
+    assert (here.loc[1, "status"], here.loc[1, "reason"]) == ("failed", "a loss is not finite")
+    assert here.loc[2, "status"] == "pending"
+    assert here["last_return"].isna().tolist() == [False, True, True]
+
+
+def test_exports_agree(run, tmp_path):
+    paths = export(run, tmp_path / "out")
+    assert [path.name for path in paths] == ["table.csv", "table.md", "cells.csv"]
+    table = pd.read_csv(paths[0])
+    assert len(table) == 8
+    assert table["last_mean"].tolist() == result_frame(run)["last_mean"].round(3).tolist()
+    markdown = paths[1].read_text()
+    assert "| diffuse_topdown | td3_bc | 140.0 ± 40.0 | 50 | 240.0 ± 0.0 | 100 | 3 |" in markdown
+    assert markdown == to_markdown(result_frame(run))
+    assert len(pd.read_csv(paths[2])) == 6
+
+
+def test_fits_a_terminal_of_80_columns(run):
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    table = result_frame(run)
+    console.print(to_rich(table))
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert any("140.0 ± 40.0" in line and "240.0 ± 0.0" in line for line in lines)
+    assert all(len(note) <= 80 for note in notes(table))
+
+
+def test_without_a_world_there_is_no_score(tmp_path):
+    run = RunFolder.create(tmp_path / "run", check_experiment({"environment": ["diffuse_mix"]}), {})
+    (cell,) = run.cells()
+    cell.write_result({"status": FINISHED, "updates": 10, "seconds": 1.0, "best_updates": 10, "fingerprints": {}})
+    table = result_frame(run)
+    assert table["algorithm"].tolist() == ["td3_bc"]
+    assert table["last_mean"].isna().all()
+    assert "does not say in which world" in notes(table)[0]
+    assert "| - | - |" in to_markdown(table)
+
+
+def test_torn_result_names_the_file(run):
+    cell = run.cells()[0]
+    (cell.path / "result.json").write_text(json.dumps({"status": "finished"})[:-3])
+    from gems_ray.errors import RunFolderError
+
+    with pytest.raises(RunFolderError, match=r"result\.json"):
+        cells_frame(run)

@@ -1,0 +1,219 @@
+"""The training loop: evaluation points, bounds by hand, exact continuation, checkpoints and what happens to torn ones."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from gems_ray import metrics
+from gems_ray.errors import DeviceError, RunFolderError, WorldError
+from gems_ray.experiments.run_folder import FINISHED, CellFolder, RunFolder
+from gems_ray.experiments.spec import check_experiment
+from gems_ray.training.cell_run import CellRun, check_world, read_checkpoint, training_data
+from gems_ray.training.diagnostics import highest_return_to_go
+from gems_ray.training.evaluate import Evaluator
+from gems_ray.training.trainer import TrainingError, evaluation_points, resolve_device
+from tests.conftest import make_world
+
+SETTINGS = {"td3_bc": {"hidden_sizes": [16, 16], "batch_size": 32}}
+
+
+@pytest.fixture
+def run_cell(tmp_path, dataset, world, world_folder):
+    """Opens the cell of a tiny experiment in a folder of the given name."""
+
+    def open_cell(name, evaluate=True, **training):
+        experiment = check_experiment(
+            {
+                "environment": ["diffuse_mix"],
+                "settings": SETTINGS,
+                "worlds": {"diffuse_mix": str(world_folder)},
+                "training": {"max_timesteps": 120, "evaluation_interval": 60} | training,
+                "evaluation": {"validation_users": 4, "test_users": 5},
+            }
+        )
+        run = RunFolder.create(tmp_path / name, experiment, {})
+        (cell,) = experiment.cells()
+        return CellRun(run.cell(cell.name), training_data(dataset), world if evaluate else None)
+
+    return open_cell
+
+
+def finish(cell):
+    while not cell.finished:
+        cell.advance()
+    return cell
+
+
+def rows(folder: CellFolder):
+    with (folder.path / "metrics.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    for line in lines:  # the clock is not part of the result
+        del line[metrics.SECONDS], line[metrics.UPDATES_PER_SECOND]
+    return lines
+
+
+def test_evaluation_points():
+    assert evaluation_points(100, 5000) == [0, 50, 100]
+    assert evaluation_points(3000, 1000) == [0, 50, 100, 250, 500, 1000, 2000, 3000]
+    assert evaluation_points(1_000_000, 5000)[-2:] == [995_000, 1_000_000]
+    assert evaluation_points(7, 3) == [0, 3, 6, 7]
+
+
+def test_highest_return_to_go_by_hand():
+    rewards = np.array([1, 2, 3, 10, 0, 4], dtype=np.float32)
+    terminals = np.array([0, 0, 1, 0, 1, 0], dtype=bool)
+    # episodes (1, 2, 3), (10, 0) and the open (4): 1 + 0.5 * (2 + 0.5 * 3) = 2.75, 3.5, 3; 10, 0; 4
+    assert highest_return_to_go(rewards, terminals, 0.5) == 10
+    assert highest_return_to_go(rewards[:3], terminals[:3], 0.5) == pytest.approx(3.5)
+    assert highest_return_to_go(rewards[:3], terminals[:3], 1.0) == 6
+
+
+def test_no_cuda_here_is_a_clear_error():
+    if torch.cuda.is_available():
+        assert resolve_device("auto") == resolve_device("cuda") == "cuda"
+    else:
+        assert resolve_device("auto") == "cpu"
+        with pytest.raises(DeviceError, match="no CUDA device"):
+            resolve_device("cuda")
+
+
+class TestEvaluation:
+    def test_same_users_for_everyone_and_other_users_for_the_test(self, world):
+        first = Evaluator(world, "validation", 6).references()
+        assert first == Evaluator(world, "validation", 6).references()
+        assert first["random"] != Evaluator(world, "test", 6).references()["random"]
+
+    def test_numbers_by_hand(self, world):
+        evaluator = Evaluator(world, "test", 50)
+        constant = evaluator.latent_policy(lambda beliefs: np.zeros((len(beliefs), 32), dtype=np.float32))
+        slate = world.ranker.decode(torch.zeros((1, 32)))[0]
+        assert constant.distinct_items_per_slate == len(set(slate.tolist()))
+        assert constant.catalogue_coverage == len(set(slate.tolist())) / 1000
+        assert constant.return_per_step == pytest.approx(constant.return_mean / 100)
+        assert constant.users == 50
+        assert 0 < constant.return_se < constant.return_mean
+        references = evaluator.references()
+        assert references["random"].distinct_items_per_slate == 10
+        assert references["oracle"].return_mean > references["random"].return_mean
+
+
+class TestContinuation:
+    @pytest.mark.parametrize("stop_after", [0, 1, 37, 50, 63, 119])
+    def test_interrupted_equals_uninterrupted(self, run_cell, stop_after):
+        whole = finish(run_cell("whole"))
+        part = run_cell("part")
+        while part.trainer.algorithm.updates < stop_after:
+            part.advance(stop=lambda: part.trainer.algorithm.updates >= stop_after)
+        part.save()
+        again = finish(run_cell("part"))
+        ours, theirs = read_checkpoint(whole.folder)[0], read_checkpoint(again.folder)[0]
+        assert ours.keys() == theirs.keys()
+        for key in ours:
+            assert torch.equal(ours[key], theirs[key]), key
+        assert rows(whole.folder) == rows(again.folder)
+        results = [{**cell.folder.result(), "seconds": 0} for cell in (whole, again)]
+        assert results[0] == results[1]
+
+    def test_killed_between_metrics_and_checkpoint(self, run_cell):
+        whole = finish(run_cell("whole"))
+        part = run_cell("part")
+        for _ in range(2):
+            part.advance()
+        checkpoint = part.folder.last_checkpoint.read_bytes()
+        part.advance()
+        part.folder.last_checkpoint.write_bytes(checkpoint)  # as if the process had died before writing it
+        with (part.folder.path / "metrics.csv").open("a") as file:
+            file.write("120,3.1")  # and in the middle of a line
+        assert rows(finish(run_cell("part")).folder) == rows(whole.folder)
+
+    @pytest.mark.parametrize("content", [b"", b"torn", None])
+    def test_torn_checkpoint_begins_anew(self, run_cell, content):
+        whole = finish(run_cell("whole"))
+        part = run_cell("part")
+        part.advance()
+        part.advance()
+        path = part.folder.last_checkpoint
+        path.write_bytes(path.read_bytes()[:-1000] if content is None else content)
+        again = run_cell("part")
+        assert again.trainer.algorithm.updates == 0
+        assert rows(finish(again).folder) == rows(whole.folder)
+
+    def test_checkpoints_hold_no_partial_files(self, run_cell):
+        cell = finish(run_cell("whole"))
+        names = sorted(path.name for path in cell.folder.path.iterdir())
+        assert names == ["best.safetensors", "cell.yaml", "last.safetensors", "metrics.csv", "result.json"]
+
+
+class TestResult:
+    def test_best_checkpoint_is_the_best_on_validation(self, run_cell, world):
+        cell = finish(run_cell("whole"))
+        result, lines = cell.folder.result(), rows(cell.folder)
+        returns = [float(line[metrics.RETURN_MEAN]) for line in lines]
+        assert result["status"] == FINISHED
+        assert result["updates"] == 120
+        assert result["validation"]["best"] == max(returns)
+        assert result["best_updates"] == int(lines[int(np.argmax(returns))][metrics.STEP])
+        assert set(result["test"]) == {"last", "best"}
+        assert result["test"]["last"]["users"] == 5
+        assert result["fingerprints"]["world"] == world.fingerprint
+
+    def test_reports_hold_losses_and_values(self, run_cell):
+        lines = rows(finish(run_cell("whole")).folder)
+        assert [line[metrics.STEP] for line in lines] == ["0", "50", "60", "100", "120"]
+        assert lines[0]["train/critic_loss"] == ""  # nothing was trained yet, and 0 would be a lie
+        for line in lines[1:]:
+            assert all(np.isfinite(float(value)) for value in line.values())
+        assert float(lines[0][metrics.Q_BOUND]) > 0
+
+    def test_without_a_world_offline_metrics_only(self, run_cell):
+        cell = finish(run_cell("offline", evaluate=False))
+        assert metrics.RETURN_MEAN not in rows(cell.folder)[0]
+        assert metrics.CLONING_ERROR in rows(cell.folder)[0]
+        assert "test" not in cell.folder.result()
+
+    def test_loss_that_is_not_finite_is_an_error(self, run_cell):
+        cell = run_cell("broken")
+        cell.advance()
+        with torch.no_grad():
+            cell.trainer.algorithm.networks["critic_1"].net[0].weight.fill_(torch.nan)
+        with pytest.raises(TrainingError, match="not finite"):
+            cell.advance()
+
+    def test_best_policy_file_is_enough_to_act(self, run_cell):
+        cell = finish(run_cell("whole"))
+        tensors = load_file(cell.folder.best_checkpoint)
+        assert {"normalizer.state_mean", "normalizer.action_scale", "actor.net.0.weight"} <= set(tensors)
+
+
+class TestRunFolder:
+    def test_other_experiment_in_the_same_folder(self, run_cell):
+        run_cell("one")
+        with pytest.raises(RunFolderError, match="another experiment"):
+            run_cell("one", max_timesteps=200)
+
+    def test_foreign_folder(self, run_cell, tmp_path):
+        (tmp_path / "notes").mkdir()
+        (tmp_path / "notes" / "diary.txt").write_text("mine")
+        with pytest.raises(RunFolderError, match="not a run's"):
+            run_cell("notes")
+        assert (tmp_path / "notes" / "diary.txt").read_text() == "mine"
+
+    def test_moved_folder_loads(self, run_cell, tmp_path):
+        finish(run_cell("here"))
+        (tmp_path / "here").rename(tmp_path / "there")
+        (cell,) = RunFolder.open(tmp_path / "there").cells()
+        assert cell.status == FINISHED
+        assert str(tmp_path) not in json.dumps(cell.result())
+
+    def test_no_run_folder(self, tmp_path):
+        with pytest.raises(RunFolderError, match="not a run folder"):
+            RunFolder.open(tmp_path)
+
+
+def test_dataset_of_another_world(dataset):
+    with pytest.raises(WorldError, match=r"mine\.npz: collected in world"):
+        check_world(dataset, make_world(seed=1), "mine.npz")
