@@ -1,8 +1,8 @@
 """Checks against recordings that cannot be shipped: `python benchmarks/references.py FOLDER`.
 
-FOLDER holds `published/` (item files, checkpoints and logged slates of the authors, CC BY-NC-SA 4.0) and `world/` (numbers
-measured on them). Prints the largest deviation of the ranker, what the authors' agent scores here, and the returns of
-the slate policies with the published items beside those of the original program.
+FOLDER holds `published/` (item files, checkpoints and logged slates of the authors, CC BY-NC-SA 4.0) and `world/`
+(numbers measured on them). Prints the largest deviation of the ranker, what the authors' agent scores here, and the
+returns of the slate policies with the published items beside those of the original program.
 """
 
 import argparse
@@ -50,9 +50,8 @@ def check_ranker(folder: Path) -> tuple[GemsRanker, ActionBounds]:
         print(f"ranker: {differing} of 5120 slots of latents {kind} decoded differently")
     with torch.no_grad():
         mu, log_variance = ranker.encode(tensor["enc_slates"], tensor["enc_clicks"])
-        print(
-            f"ranker: mu {_largest(mu, recorded['enc_mu'])}, log-variance {_largest(log_variance, recorded['enc_logvar'])}"
-        )
+        print(f"ranker: mu {_largest(mu, recorded['enc_mu'])}")
+        print(f"ranker: log-variance {_largest(log_variance, recorded['enc_logvar'])}")
     for name, noise in (("validation_step", None), ("training_step_with_noise", tensor["noise_for_training_loss"])):
         loss = ranker.loss(tensor["batch_slates"], tensor["batch_clicks"], noise)
         expected = losses[name]["val_loss" if noise is None else "train_loss"]

@@ -1,7 +1,7 @@
 """Speed of the simulator and of whole episodes, one thread: `python benchmarks/simulator.py`.
 
-Prints user-steps per second. The floor of a step with policy, belief and decoder is its arithmetic: about 1 MFLOP, most of
-it the decoder; the share is that of the machine's own 1024 x 1024 matrix product.
+Prints user-steps per second. The floor of a step with policy, belief and decoder is its arithmetic: about 1 MFLOP,
+most of it the decoder; the share is that of the machine's own 1024 x 1024 matrix product.
 """
 
 import argparse
@@ -77,16 +77,14 @@ def main() -> None:
 
     rounds = [(simulator_alone(world, USERS), whole_world(world, USERS), matrix_product()) for _ in range(REPEATS)]
     alone, whole, product = np.max(rounds, axis=0)  # interleaved, best of three: the machine may be shared
-    share = whole * step_flops(world) / product
+    flops = step_flops(world)
+    share = whole * flops / product
     print(f"simulator alone, {USERS} users:               {alone:12,.0f} user-steps/s")
     print(f"with policy, belief, decoder, {USERS} users:  {whole:12,.0f} user-steps/s")
-    print(
-        f"  {step_flops(world) / 1e6:.2f} MFLOP a step, {share:.0%} of the {product / 1e9:.0f} GFLOP/s of a matrix product"
-    )
+    print(f"  {flops / 1e6:.2f} MFLOP a step, {share:.0%} of the {product / 1e9:.0f} GFLOP/s of a matrix product")
     for users in (1, 20, 200):
-        print(
-            f"  {users:4d} users: alone {simulator_alone(world, users):10,.0f}, whole {whole_world(world, users):10,.0f}"
-        )
+        speeds = simulator_alone(world, users), whole_world(world, users)
+        print(f"  {users:4d} users: alone {speeds[0]:10,.0f}, whole {speeds[1]:10,.0f}")
     if arguments.collect:
         start = time.perf_counter()
         dataset = collect_dataset(world, "expert", arguments.collect, seed=0)
@@ -96,9 +94,8 @@ def main() -> None:
             save_dataset(dataset, Path(folder) / "dataset.npz")
             size = (Path(folder) / "dataset.npz").stat().st_size
         total = time.perf_counter() - start
-        print(
-            f"collecting {arguments.collect:,} episodes: {collected:.1f} s, with the file of {size / 1e6:.0f} MB {total:.1f} s"
-        )
+        print(f"collecting {arguments.collect:,} episodes: {collected:.1f} s")
+        print(f"  with the file of {size / 1e6:.0f} MB: {total:.1f} s")
 
 
 if __name__ == "__main__":

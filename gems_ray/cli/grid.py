@@ -26,18 +26,19 @@ def grid(
     from gems_ray.cli.console import episode_progress, say
     from gems_ray.cli.export import print_table
     from gems_ray.environment_report import environment_report
-    from gems_ray.experiments.run_folder import FAILED, FINISHED, RunFolder
+    from gems_ray.experiments.run_folder import FAILED, FINISHED, RunFolder, check_free
     from gems_ray.experiments.spec import load_experiment
     from gems_ray.training.sources import open_source, write_references
 
     experiment = load_experiment(config)
-    run = RunFolder.create(storage / (name or config.stem), experiment, environment_report())
-    sources = {}
+    folder = storage / (name or config.stem)
+    check_free(folder, experiment)
     with episode_progress(experiment.dataset.episodes) as progress:
-        for environment in experiment.environment:
-            source = sources[environment] = open_source(experiment, environment, say, progress)
-            if source.world:
-                write_references(run, experiment, environment, source.world)
+        sources = {key: open_source(experiment, key, say, progress) for key in experiment.environment}
+    run = RunFolder.create(folder, experiment, environment_report())
+    for environment, source in sources.items():
+        if source.world:
+            write_references(run, experiment, environment, source.world)
 
     cells = experiment.cells()
     interrupted = False
@@ -47,9 +48,9 @@ def grid(
     print_table(run)
     write_tables(run, run.path)
     for cell in cells:
-        folder = run.cell(cell.name)
-        if folder.status == FAILED:
-            say(f"failed: {cell.name}: {(folder.result() or {}).get('reason')}")
+        result = run.cell(cell.name).result() or {}
+        if result.get("status") == FAILED:
+            say(f"failed: {cell.name}: {result.get('reason')}")
     say(f"Run folder: {run.path}")
     if unfinished := sum(status not in (FINISHED, FAILED) for status in statuses):
         say(f"{unfinished} of {len(cells)} cells are not finished; all are saved. Continue with:")

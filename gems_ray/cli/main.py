@@ -31,8 +31,11 @@ def main() -> None:
     except GemsRayError as error:
         print_error(error)
         sys.exit(error.exit_code)
+    except OSError as error:  # a full disk, a folder without permission
+        print_error(error)
+        sys.exit(2)
 
 
-def print_error(error: GemsRayError) -> None:
+def print_error(error: Exception) -> None:
     """Prints an error as it is: no markup, no wrapping."""
     Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)

@@ -58,7 +58,7 @@ def train(
     from gems_ray.cli.console import episode_progress, say
     from gems_ray.cli.export import print_table
     from gems_ray.environment_report import environment_report
-    from gems_ray.experiments.run_folder import FINISHED, RunFolder
+    from gems_ray.experiments.run_folder import FINISHED, RunFolder, check_free
     from gems_ray.experiments.spec import check_experiment
     from gems_ray.training.cell_run import CellRun, training_data
     from gems_ray.training.sources import open_source, write_references
@@ -93,10 +93,12 @@ def train(
     )
     torch.set_num_threads(1)
     say(f"device: {resolve_device(device)}")
+    (cell,) = experiment.cells()
+    run_path = storage / (name or cell.name)
+    check_free(run_path, experiment)
     with episode_progress(experiment.dataset.episodes) as progress:
         source = open_source(experiment, env_name, say, progress)
-    (cell,) = experiment.cells()
-    run = RunFolder.create(storage / (name or cell.name), experiment, environment_report())
+    run = RunFolder.create(run_path, experiment, environment_report())
     if source.world:
         write_references(run, experiment, env_name, source.world)
     folder = run.cell(cell.name)

@@ -122,18 +122,9 @@ class RunFolder:
         Raises:
             RunFolderError: the folder holds another experiment, or files that are not a run's.
         """
+        check_free(path, experiment)
         run = cls(path)
-        text = dump_yaml(experiment.model_dump(mode="json"))
-        described = path / EXPERIMENT
-        if described.exists():
-            if described.read_text(encoding="utf-8") != text:
-                raise RunFolderError(
-                    f"{path}: holds a run of another experiment. Choose another --name, or remove the folder."
-                )
-        elif path.exists() and any(path.iterdir()):
-            raise RunFolderError(f"{path}: holds files that are not a run's. Choose another --name.")
-        else:
-            write_text_atomically(described, text)
+        write_text_atomically(path / EXPERIMENT, dump_yaml(experiment.model_dump(mode="json")))
         write_text_atomically(path / "environment.json", json.dumps(dict(environment), indent=2) + "\n")
         for cell in experiment.cells():
             folder = run.cell(cell.name)
@@ -171,6 +162,22 @@ class RunFolder:
         """Records the evaluations of the reference policies."""
         text = json.dumps({name: dict(row) for name, row in rows.items()}, indent=2)
         write_text_atomically(self.path / REFERENCES / f"{environment}.json", text + "\n")
+
+
+def check_free(path: Path, experiment: Experiment) -> None:
+    """Makes sure that a folder can be, or already is, the run folder of an experiment.
+
+    Raises:
+        RunFolderError: it holds another experiment, or files that are not a run's.
+    """
+    described = path / EXPERIMENT
+    if described.exists():
+        if described.read_text(encoding="utf-8") != dump_yaml(experiment.model_dump(mode="json")):
+            raise RunFolderError(
+                f"{path}: holds a run of another experiment. Choose another --name, or remove the folder."
+            )
+    elif path.exists() and any(path.iterdir()):
+        raise RunFolderError(f"{path}: holds files that are not a run's. Choose another --name.")
 
 
 def _read_json(path: Path) -> Any:

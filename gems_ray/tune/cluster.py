@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,8 @@ import ray
 
 from gems_ray.errors import ResourceError
 from gems_ray.experiments.spec import Resources
+
+CONNECT_TIMEOUT_S = 5.0
 
 
 @contextmanager
@@ -22,6 +25,8 @@ def connected(address: str | None) -> Iterator[str]:
     Raises:
         ResourceError: no cluster answers at the address.
     """
+    if address:
+        _check_listens(address)
     try:
         context = ray.init(
             address=address or "local",
@@ -32,13 +37,28 @@ def connected(address: str | None) -> Iterator[str]:
         )
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise ResourceError(f"--address {address}: cannot join this cluster ({reason}).") from None
+        place = f"--address {address}: cannot join this cluster" if address else "Ray does not start on this machine"
+        raise ResourceError(f"{place} ({reason}).") from None
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         yield f"http://{context.dashboard_url}" if context.dashboard_url else ""
     finally:
         signal.signal(signal.SIGTERM, before)
         ray.shutdown()
+
+
+def _check_listens(address: str) -> None:
+    """Ray itself would wait for minutes for a cluster that is not there."""
+    host, separator, port = address.removeprefix("ray://").rpartition(":")
+    if not separator or not port.isdigit():
+        return  # a name such as `auto`, which Ray resolves
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise ResourceError(
+            f"--address {address}: cannot join this cluster ({error.strerror or error}). "
+            "`ray start --head` prints the address of a cluster."
+        ) from None
 
 
 def token_file() -> Path | None:

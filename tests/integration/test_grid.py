@@ -193,7 +193,6 @@ def test_existing_cluster(command, experiment, tmp_path):
         "--port=0",
         "--num-cpus=2",
         "--include-dashboard=false",
-        f"--temp-dir={tmp_path}/ray",
     ]
     started = subprocess.run(head, env=environment, capture_output=True, text=True, timeout=90, check=False)
     assert started.returncode == 0, started.stdout + started.stderr

@@ -123,7 +123,7 @@ def test_relevance_by_hand():
 
 
 def test_diversity_penalty_divides_all_slots_from_four_of_a_topic():
-    plain, penal = ClickModelPair()
+    plain, penal = without_and_with_penalty()
     users = draw_users(MIX, 1, np.random.default_rng(3))
     by_topic = [items_of_topic(plain, topic) for topic in range(10)]
     three = np.array([[*by_topic[0][:3], *(by_topic[topic][0] for topic in range(1, 8))]])
@@ -132,7 +132,7 @@ def test_diversity_penalty_divides_all_slots_from_four_of_a_topic():
     np.testing.assert_allclose(penal._click_model(four, users)[0], plain._click_model(four, users)[0] / 3, rtol=1e-5)
 
 
-def ClickModelPair():
+def without_and_with_penalty():
     items = draw_items(MIX, np.random.default_rng(0))
     return TopicRec(MIX, items), TopicRec(environment("diffuse_divpen"), items)
 

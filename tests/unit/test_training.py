@@ -1,4 +1,4 @@
-"""The training loop: evaluation points, bounds by hand, exact continuation, checkpoints and what happens to torn ones."""
+"""The training loop: evaluation points, bounds by hand, exact continuation, torn checkpoints."""
 
 import csv
 import json
