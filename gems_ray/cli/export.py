@@ -13,7 +13,7 @@ def export(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     output: Annotated[Path | None, typer.Option(help="Folder of the tables [default: the run folder].")] = None,
 ) -> None:
-    """Write table.csv, table.md and cells.csv of a run, and print the table."""
+    """Write the tables of a run again and print the result."""
     from analysis.tables import export as write_tables
     from gems_ray.cli.console import say
     from gems_ray.experiments.run_folder import RunFolder

@@ -1,4 +1,4 @@
-"""`run_tune.py world`: training worlds and looking at them."""
+"""`run_tune.py world train`: a world from nothing."""
 
 import shlex
 import sys
@@ -7,7 +7,12 @@ from typing import Annotated, Literal
 
 import typer
 
-app = typer.Typer(help="Train worlds (simulator, ranker, belief, behaviour agents) and look at them.")
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.callback()
+def world() -> None:
+    """Train worlds: ranker, belief, behaviour agents."""
 
 
 @app.command()

@@ -54,7 +54,7 @@ def run_cells(
             "folder": str(run.cell(cell.name).path.absolute()),
             "label": f"{cell.algorithm} {cell.environment} seed {cell.seed}",
             "environment": cell.environment,
-            "world": experiment.world(cell.environment),
+            "world": _anywhere(experiment.world(cell.environment)),
             "cpu": resources.cpu,
         }
         for cell in todo
@@ -113,6 +113,11 @@ class _Watch(tune.Callback):
 
     def _folder(self, trial: Trial) -> CellFolder:
         return self._run.cell(Path(trial.config["cell"]["folder"]).name)
+
+
+def _anywhere(world: str) -> str:
+    """The world's name, or its folder as a path that does not depend on a worker's working directory."""
+    return str(Path(world).absolute()) if Path(world).is_dir() else world
 
 
 def _trial_folder(trial: Trial) -> str:
