@@ -16,7 +16,6 @@ from gems_ray.world.behavior import BehaviorAgent
 from gems_ray.world.bundle import World
 
 USERS_AT_ONCE = 1_000
-RANDOM_ACTION_SHARE = 0.5  # random latents fill the inner half of the action box, as published
 QUALITIES = ("random", "medium", "expert", "mixed")
 
 
@@ -109,7 +108,7 @@ def random_latents(world: World, rng: np.random.Generator) -> LatentPolicy:
 
     def policy(beliefs: np.ndarray) -> np.ndarray:
         uniform = rng.random((len(beliefs), len(world.bounds.center)), dtype=np.float32)
-        return world.bounds.to_latent(np.float32(RANDOM_ACTION_SHARE) * (2 * uniform - 1))
+        return world.bounds.random_latents(uniform)
 
     return policy
 

@@ -21,8 +21,6 @@ from gems_ray.world.behavior import BehaviorAgent, SacConfig, SacGems, Trajector
 from gems_ray.world.belief import GruBelief
 from gems_ray.world.ranker import ActionBounds, GemsRanker
 
-RANDOM_ACTION_SHARE = 0.5  # random latents fill the inner half of the action box, as published
-
 
 @dataclass(frozen=True, slots=True)
 class AgentTraining:
@@ -251,4 +249,4 @@ class AgentTrainer:
 
     def _random(self, beliefs: np.ndarray) -> np.ndarray:
         uniform = torch.rand((len(beliefs), len(self._bounds.center)), generator=self._generator).numpy()
-        return self._bounds.to_latent(RANDOM_ACTION_SHARE * (2 * uniform - 1)).astype(np.float32)
+        return self._bounds.random_latents(uniform)

@@ -53,8 +53,9 @@ class CellTrainable(tune.Trainable):
 
     def cleanup(self) -> None:
         """Saves an interrupted cell."""
-        if not self._cell.finished:
-            self._cell.save()
+        cell = getattr(self, "_cell", None)  # missing where the cell could not be opened
+        if cell is not None and not cell.finished:
+            cell.save()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Goes on with another cell in the same process, which saves its start-up time."""

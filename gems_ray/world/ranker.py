@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 # Slots scored at once when decoding: 400 x 1000 logits stay in the processor's second-level cache.
 DECODE_BLOCK = 400
+RANDOM_ACTION_SHARE = 0.5  # of the action box that random latents fill
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,10 @@ class ActionBounds:
     def to_latent(self, actions: np.ndarray) -> np.ndarray:
         """Normalised actions (..., Z) in [-1, 1] to latent units."""
         return self.center + self.scale * actions
+
+    def random_latents(self, uniform: np.ndarray) -> np.ndarray:
+        """Exploration: numbers (..., Z) from [0, 1) to latents in the inner half of the box, as published."""
+        return self.to_latent(RANDOM_ACTION_SHARE * (2 * uniform - 1))
 
     def normalise(self, latents: np.ndarray) -> np.ndarray:
         """Latent actions (..., Z) to normalised units; [-1, 1] inside the box."""
