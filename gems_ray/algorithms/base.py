@@ -104,6 +104,12 @@ class Algorithm(ABC):
         self.generator.set_state(state["noise_generator"])
         self.updates = int(state["updates"])
 
+    def step(self, name: str, loss: Tensor) -> None:
+        """A gradient step of the named optimiser."""
+        self.optimizers[name].zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizers[name].step()
+
     def normal(self, name: str, shape: tuple[int, ...], noise: Mapping[str, Tensor] | None) -> Tensor:
         """The named standard normal noise: given, or drawn."""
         if noise is not None and name in noise:

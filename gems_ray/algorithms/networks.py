@@ -38,3 +38,15 @@ class Critic(nn.Module):
     def forward(self, states: Tensor, actions: Tensor) -> Tensor:
         """The value of every pair."""
         return self.net(torch.cat([states, actions], dim=-1)).squeeze(-1)
+
+
+class Value(nn.Module):
+    """States (B, H) to values (B,)."""
+
+    def __init__(self, state_dim: int, hidden_sizes: Sequence[int]) -> None:
+        super().__init__()
+        self.net = mlp([state_dim, *hidden_sizes, 1])
+
+    def forward(self, states: Tensor) -> Tensor:
+        """The value of every state."""
+        return self.net(states).squeeze(-1)

@@ -76,7 +76,7 @@ class TD3BC(Algorithm):
             target = rewards + config.discount * (1 - dones) * next_q
         q_1, q_2 = self.critic_1(states, actions), self.critic_2(states, actions)
         critic_loss = F.mse_loss(q_1, target) + F.mse_loss(q_2, target)
-        self._step("critic", critic_loss)
+        self.step("critic", critic_loss)
         metrics = {"critic_loss": critic_loss.detach()}
 
         if self.updates % config.policy_freq == 0:
@@ -98,11 +98,6 @@ class TD3BC(Algorithm):
         q = self.critic_1(states, chosen)
         weight = self.config.alpha / q.abs().mean().detach()
         actor_loss = -weight * q.mean() + F.mse_loss(chosen, actions)
-        self._step("actor", actor_loss)
+        self.step("actor", actor_loss)
         self.critic_1.requires_grad_(True)
         return {"actor_loss": actor_loss.detach()}
-
-    def _step(self, name: str, loss: Tensor) -> None:
-        self.optimizers[name].zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizers[name].step()

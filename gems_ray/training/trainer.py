@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gems_ray import metrics
-from gems_ray.algorithms import Algorithm, make_algorithm
+from gems_ray.algorithms import ALGORITHMS, Algorithm, make_algorithm
 from gems_ray.data.replay import ReplayBuffer
 from gems_ray.errors import DeviceError, GemsRayError
 from gems_ray.flat_state import FlatState
@@ -74,6 +74,8 @@ class Trainer:
         device: str = "cpu",
     ) -> None:
         state_dim, action_dim = data.arrays["observations"].shape[1], data.arrays["actions"].shape[1]
+        if "max_timesteps" in ALGORITHMS[algorithm].Config.model_fields:  # a schedule over the whole run
+            settings = {"max_timesteps": max_timesteps, **settings}
         self.algorithm: Algorithm = make_algorithm(algorithm, state_dim, action_dim, settings, device, seed)
         config = self.algorithm.config
         self.buffer = ReplayBuffer(

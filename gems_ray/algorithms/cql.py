@@ -1,0 +1,268 @@
+"""Conservative Q-learning on a soft actor-critic (Kumar et al. 2020)."""
+
+import copy
+import math
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from gems_ray.algorithms.base import Algorithm, AlgorithmConfig, soft_update
+from gems_ray.algorithms.networks import mlp
+from gems_ray.data.replay import Batch
+
+LOG_STD_RANGE = (-20.0, 2.0)
+LARGEST_ALPHA_PRIME = 1e6
+
+
+class CQLConfig(AlgorithmConfig):
+    """Settings of CQL; defaults from CORL."""
+
+    alpha: float = Field(10.0, ge=0, description="Weight of the conservative term; larger is more conservative.")
+    num_actions: int = Field(10, ge=1, description="Sampled actions per state and source in the conservative term.")
+    temperature: float = Field(1.0, gt=0, description="Temperature of the log-sum-exp over actions.")
+    importance_sampling: bool = Field(True, description="Weigh sampled actions by their density.")
+    lagrange: bool = Field(False, description="Tune the weight so that the gap comes to target_action_gap.")
+    target_action_gap: float = Field(-1.0, description="Gap that the Lagrange multiplier aims at.")
+    max_target_backup: bool = Field(False, description="Target from the best of num_actions next actions.")
+    backup_entropy: bool = Field(False, description="Entropy bonus in the critics' target.")
+    clip_diff_min: float | None = Field(None, description="Lower bound of the gap per state.")
+    clip_diff_max: float | None = Field(None, description="Upper bound of the gap per state.")
+    tau: float = Field(0.005, ge=0, le=1, description="Polyak step of the target critics.")
+    target_update_period: int = Field(1, ge=1, description="Updates per step of the targets.")
+    actor_learning_rate: float = Field(3e-5, gt=0, description="Adam's step size for actor and entropy temperature.")
+    critic_learning_rate: float = Field(3e-4, gt=0, description="Adam's step size for critics and multiplier.")
+    target_entropy: float | None = Field(None, description="Entropy that is aimed at; -Z when not set.")
+    hidden_sizes: tuple[int, ...] = Field((256, 256, 256), description="Hidden layers of all networks.")
+
+
+class CQL(Algorithm):
+    """Kumar et al. (2020), eq. 4 (CQL(H)); every loss is of the parameters from before the update."""
+
+    name = "cql"
+    Config = CQLConfig
+    loss_names = ("critic_loss", "actor_loss", "conservative_gap", "entropy", "alpha_entropy", "alpha_prime")
+    config: CQLConfig
+
+    def build(self, config: AlgorithmConfig) -> None:
+        """Creates actor, twin critics with their targets, temperature and multiplier."""
+        assert isinstance(config, CQLConfig)
+        self.config = config
+        sizes = (self.state_dim, self.action_dim, config.hidden_sizes)
+        self.critic_1, self.critic_2 = CQLCritic(*sizes).to(self.device), CQLCritic(*sizes).to(self.device)
+        self.actor = TanhGaussianActor(*sizes).to(self.device)
+        self.critic_1_target = copy.deepcopy(self.critic_1).requires_grad_(False)
+        self.critic_2_target = copy.deepcopy(self.critic_2).requires_grad_(False)
+        self.log_alpha, self.log_alpha_prime = Scalar(0.0).to(self.device), Scalar(1.0).to(self.device)
+        names = ("critic_1", "critic_2", "actor", "critic_1_target", "critic_2_target", "log_alpha", "log_alpha_prime")
+        self.networks = {name: getattr(self, name) for name in names}
+        critics = [*self.critic_1.parameters(), *self.critic_2.parameters()]
+        rates = {
+            "alpha": (self.log_alpha.parameters(), config.actor_learning_rate),
+            "actor": (self.actor.parameters(), config.actor_learning_rate),
+            "critic": (critics, config.critic_learning_rate),
+            "alpha_prime": (self.log_alpha_prime.parameters(), config.critic_learning_rate),
+        }
+        self.optimizers = {
+            name: torch.optim.Adam(parameters, lr=rate, fused=True) for name, (parameters, rate) in rates.items()
+        }
+        self._target_entropy = -float(self.action_dim) if config.target_entropy is None else config.target_entropy
+        self._online = critics
+        self._targets = [*self.critic_1_target.parameters(), *self.critic_2_target.parameters()]
+
+    def update(self, batch: Batch, noise: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """One update.
+
+        `noise` may hold the standard normals `pi_eps` (B, Z), `next_eps` (B, Z) or (B, n, Z) with the max-target
+        backup, `cql_cur_eps` and `cql_next_eps` (B, n, Z), and the uniform actions `rand_actions` (B, n, Z).
+        """
+        states = batch[0]
+        mean, log_std = self.actor.gaussian(states)
+        chosen, log_pi = squash(mean, log_std, self.normal("pi_eps", tuple(mean.shape), noise))
+        alpha = self.log_alpha().exp().detach()
+        alpha_loss = -(self.log_alpha() * (log_pi.detach() + self._target_entropy)).mean()
+        for critic in (self.critic_1, self.critic_2):
+            critic.requires_grad_(False)
+        actor_loss = (alpha * log_pi - self.q_values(states, chosen)).mean()
+        for critic in (self.critic_1, self.critic_2):
+            critic.requires_grad_(True)
+        critic_loss, gap, alpha_prime = self._critic_loss(batch, alpha, mean.detach(), log_std.detach(), noise)
+
+        self.step("alpha", alpha_loss)
+        self.step("actor", actor_loss)
+        self.step("critic", critic_loss)
+        self.updates += 1
+        if self.updates % self.config.target_update_period == 0:
+            soft_update(self._targets, self._online, self.config.tau)
+        return {
+            "critic_loss": critic_loss.detach(),
+            "actor_loss": actor_loss.detach(),
+            "conservative_gap": gap,
+            "entropy": -log_pi.detach().mean(),
+            "alpha_entropy": alpha,
+            "alpha_prime": alpha_prime,
+        }
+
+    def policy(self, states: Tensor) -> Tensor:
+        """The tanh of the mean."""
+        return torch.tanh(self.actor.gaussian(states)[0])
+
+    def q_values(self, states: Tensor, actions: Tensor) -> Tensor:
+        """The smaller of the two critics."""
+        return torch.minimum(self.critic_1(states, actions), self.critic_2(states, actions))
+
+    def _critic_loss(
+        self, batch: Batch, alpha: Tensor, mean: Tensor, log_std: Tensor, noise: Mapping[str, Tensor] | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss of both critics, mean conservative gap, multiplier; steps the multiplier where it is tuned."""
+        config = self.config
+        states, actions, rewards, next_states, dones = batch
+        rewards, dones = rewards.flatten(), dones.flatten()
+        many = (len(states), config.num_actions, self.action_dim)
+        with torch.no_grad():
+            next_mean, next_log_std = self.actor.gaussian(next_states)
+            target = rewards + config.discount * (1 - dones) * self._next_value(
+                next_states, next_mean, next_log_std, alpha, noise
+            )
+            wide = (mean[:, None], log_std[:, None]), (next_mean[:, None], next_log_std[:, None])
+            current, current_log_pi = squash(*wide[0], self.normal("cql_cur_eps", many, noise))
+            following, following_log_pi = squash(*wide[1], self.normal("cql_next_eps", many, noise))
+            uniform = self._uniform(many, noise)
+            sampled = torch.cat([uniform, following, current], dim=1)  # (B, 3n, Z)
+            random_log_density = torch.full(many[:2], self.action_dim * math.log(0.5), device=states.device)
+            log_density = torch.cat([random_log_density, following_log_pi, current_log_pi], dim=1)  # (B, 3n)
+
+        td_losses, gaps = [], []
+        for critic in (self.critic_1, self.critic_2):
+            predicted = critic(states, actions)
+            scores = critic.many(states, sampled)
+            if config.importance_sampling:
+                scores = scores - log_density
+            else:
+                scores = torch.cat([scores, predicted[:, None]], dim=1)
+            soft_maximum = config.temperature * torch.logsumexp(scores / config.temperature, dim=1)
+            difference = soft_maximum - predicted
+            if config.clip_diff_min is not None or config.clip_diff_max is not None:
+                difference = difference.clamp(config.clip_diff_min, config.clip_diff_max)
+            gaps.append(difference.mean())
+            td_losses.append(F.mse_loss(predicted, target))
+
+        alpha_prime = torch.ones((), device=states.device)
+        if config.lagrange:
+            alpha_prime = self.log_alpha_prime().exp().clamp(0, LARGEST_ALPHA_PRIME)
+            surplus = sum(gap.detach() - config.target_action_gap for gap in gaps)
+            self.step("alpha_prime", -0.5 * config.alpha * alpha_prime * surplus)
+            alpha_prime = alpha_prime.detach()
+            gaps = [gap - config.target_action_gap for gap in gaps]
+        loss = sum(td_losses) + alpha_prime * config.alpha * sum(gaps)
+        assert isinstance(loss, Tensor)
+        return loss, torch.stack(gaps).detach().mean(), alpha_prime
+
+    def _next_value(
+        self,
+        next_states: Tensor,
+        mean: Tensor,
+        log_std: Tensor,
+        alpha: Tensor,
+        noise: Mapping[str, Tensor] | None,
+    ) -> Tensor:
+        """Value (B,) of the next states under the policy."""
+        config = self.config
+        if config.max_target_backup:
+            shape = (len(mean), config.num_actions, self.action_dim)
+            actions, log_pi = squash(mean[:, None], log_std[:, None], self.normal("next_eps", shape, noise))
+            targets = (self.critic_1_target, self.critic_2_target)
+            values, best = torch.minimum(*(target.many(next_states, actions) for target in targets)).max(dim=1)
+            log_pi = log_pi.gather(1, best[:, None]).squeeze(1)
+        else:
+            actions, log_pi = squash(mean, log_std, self.normal("next_eps", tuple(mean.shape), noise))
+            values = torch.minimum(
+                self.critic_1_target(next_states, actions), self.critic_2_target(next_states, actions)
+            )
+        return values - alpha * log_pi if config.backup_entropy else values
+
+    def _uniform(self, shape: tuple[int, ...], noise: Mapping[str, Tensor] | None) -> Tensor:
+        if noise is not None and "rand_actions" in noise:
+            return noise["rand_actions"].to(self.device)
+        dtype = self.log_alpha().dtype
+        return 2 * torch.rand(shape, generator=self.generator, device=self.device, dtype=dtype) - 1
+
+
+def squash(mean: Tensor, log_std: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
+    """Sample and log-density of a Gaussian pushed through tanh.
+
+    Args:
+        mean, log_std: (B, Z), or (B, 1, Z) for many samples.
+        eps: standard normal, (B, Z) or (B, n, Z).
+    Returns:
+        actions of the shape of `eps`, log-densities without the last dimension.
+    Source: Haarnoja et al. (2018), appendix C, in the form that is stable for large actions.
+    """
+    before_tanh = mean + log_std.exp() * eps
+    log_normal = -0.5 * eps.square() - log_std - 0.5 * math.log(2 * math.pi)
+    log_slope = 2 * (math.log(2) - before_tanh - F.softplus(-2 * before_tanh))
+    return torch.tanh(before_tanh), (log_normal - log_slope).sum(dim=-1)
+
+
+class Scalar(nn.Module):
+    """One trained number."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.constant = nn.Parameter(torch.tensor(value, dtype=torch.get_default_dtype()))
+
+    def forward(self) -> Tensor:
+        """The number."""
+        return self.constant
+
+
+class TanhGaussianActor(nn.Module):
+    """States (B, H) to mean and log-deviation (B, Z) before the tanh."""
+
+    def __init__(self, state_dim: int, action_dim: int, hidden_sizes: tuple[int, ...]) -> None:
+        super().__init__()
+        self.base_network = mlp([state_dim, *hidden_sizes, 2 * action_dim])
+        self.log_std_multiplier, self.log_std_offset = Scalar(1.0), Scalar(-1.0)
+        orthogonal(self.base_network)
+
+    def gaussian(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-deviation of every state."""
+        mean, log_std = self.base_network(states).chunk(2, dim=-1)
+        return mean, (self.log_std_multiplier() * log_std + self.log_std_offset()).clamp(*LOG_STD_RANGE)
+
+
+class CQLCritic(nn.Module):
+    """States (B, H) and actions to values, for one action or many per state."""
+
+    def __init__(self, state_dim: int, action_dim: int, hidden_sizes: tuple[int, ...]) -> None:
+        super().__init__()
+        self.network = mlp([state_dim + action_dim, *hidden_sizes, 1])
+        orthogonal(self.network)
+
+    def forward(self, states: Tensor, actions: Tensor) -> Tensor:
+        """The value (B,) of actions (B, Z)."""
+        return self.network(torch.cat([states, actions], dim=-1)).squeeze(-1)
+
+    def many(self, states: Tensor, actions: Tensor) -> Tensor:
+        """The values (B, n) of actions (B, n, Z) at states (B, H).
+
+        The states' share of the first layer is computed once, not n times.
+        """
+        first, *rest = self.network
+        assert isinstance(first, nn.Linear)
+        state_weight, action_weight = first.weight.split([states.shape[1], actions.shape[2]], dim=1)
+        hidden = F.linear(states, state_weight, first.bias)[:, None] + F.linear(actions, action_weight)
+        for layer in rest:
+            hidden = layer(hidden)
+        return hidden.squeeze(-1)
+
+
+def orthogonal(network: nn.Sequential) -> None:
+    """Initialises hidden layers orthogonally and the last layer with small numbers, biases with 0, as CORL does."""
+    layers = [layer for layer in network if isinstance(layer, nn.Linear)]
+    for layer in layers:
+        nn.init.orthogonal_(layer.weight, gain=math.sqrt(2))
+        nn.init.zeros_(layer.bias)
+    nn.init.xavier_uniform_(layers[-1].weight, gain=1e-2)
