@@ -29,8 +29,11 @@ def grid(
     from gems_ray.experiments.run_folder import FAILED, FINISHED, RunFolder, check_free
     from gems_ray.experiments.spec import load_experiment
     from gems_ray.training.sources import open_source, write_references
+    from gems_ray.training.trainer import resolve_device
 
     experiment = load_experiment(config)
+    if address is None:
+        resolve_device(experiment.training.device)  # an error now, not in every cell
     folder = storage / (name or config.stem)
     check_free(folder, experiment)
     with episode_progress(experiment.dataset.episodes) as progress:

@@ -6,6 +6,7 @@ import signal
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from tests.conftest import make_world
 
@@ -28,10 +29,12 @@ def files(tmp_path, world_folder, dataset_file):
     (tmp_path / "mine.npz").write_bytes(dataset_file.read_bytes())
     make_world(seed=3).save(tmp_path / "other_world")
     (tmp_path / "typo.yaml").write_text("environment: diffuse_mix\nmax_timestep: 3\n")
+    (tmp_path / "cuda.yaml").write_text("environment: diffuse_mix\ntraining: {device: cuda}\n")
     (tmp_path / "unknown.yaml").write_text("environment:\n  - diffuse_mxi\n")
     return {"world": str(world_folder)}
 
 
+WITHOUT_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 BAD_INPUT = [
     (["train", "--env_name", "diffuse_mix", "--dataset", "none.npz"], "none.npz: no such dataset"),
     (["train", "--env_name", "diffuse_mix", "--dataset", "cut.npz"], "cut.npz: "),
@@ -43,6 +46,8 @@ BAD_INPUT = [
     (["train", "--env_name", "diffuse_mix", "--algorithm", "td3"], "Did you mean `td3_bc`?"),
     (["train", "--env_name", "diffuse_mix", "--alpha", "-1"], "alpha"),
     (["train", "--env_name", "diffuse_mix", "--device", "tpu"], "device"),
+    pytest.param(["train", "--env_name", "diffuse_mix", "--device", "cuda"], "no CUDA device", marks=WITHOUT_CUDA),
+    pytest.param(["grid", "cuda.yaml"], "no CUDA device", marks=WITHOUT_CUDA),
     (["collect", "--environment", "diffuse_mx"], "Did you mean `diffuse_mix`?"),
     (["collect", "--environment", "diffuse_mix", "--quality", "best"], "Known: random, medium, expert, mixed"),
     (["collect", "--environment", "diffuse_mix", "--world", "nowhere"], "nowhere"),
