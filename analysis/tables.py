@@ -7,10 +7,39 @@ from typing import Any
 import pandas as pd
 from rich.table import Table
 
-from gems_ray.experiments.run_folder import FINISHED, CellFolder, RunFolder
+from gems_ray.experiments.run_folder import DIVERGED, WITH_RESULT, CellFolder, RunFolder
 from gems_ray.files import write_text_atomically
+from gems_ray.metrics import CLONING_ERROR, Q_ABOVE_BOUND, Q_BOUND, Q_DATASET, Q_POLICY, Q_RANDOM, STEP, TD_ERROR
 
 REFERENCES = ("random", "oracle", "behavior")  # rows that no training made, weakest first
+# Column of a cell by the metric of its last report, and by the entry of its last test.
+FROM_REPORT = {
+    "q_dataset": Q_DATASET,
+    "q_policy": Q_POLICY,
+    "q_random": Q_RANDOM,
+    "q_bound": Q_BOUND,
+    "q_above_bound": Q_ABOVE_BOUND,
+    "td_error": TD_ERROR,
+    "cloning_error": CLONING_ERROR,
+}
+FROM_TEST = (
+    "distinct_items_per_slate",
+    "distinct_slates",
+    "repeated_slates",
+    "catalogue_coverage",
+    "topic_entropy",
+    "bored_topics",
+)
+DIAGNOSTICS = {  # shown name and format of what the second table shows, from the last checkpoint
+    "q_dataset": ("Q data", ".1f"),
+    "q_policy": ("Q policy", ".1f"),
+    "q_bound": ("bound", ".1f"),
+    "q_above_bound": ("above", ".0%"),
+    "cloning_error": ("cloning", ".3f"),
+    "distinct_slates": ("slates", ".0f"),
+    "repeated_slates": ("repeated", ".0%"),
+    "catalogue_coverage": ("items", ".0%"),
+}
 
 
 def cells_frame(run: RunFolder) -> pd.DataFrame:
@@ -46,7 +75,7 @@ def result_frame(run: RunFolder, cells: pd.DataFrame | None = None) -> pd.DataFr
                 }
             )
         for algorithm, group in here.groupby("algorithm", sort=True):
-            done = group[group["status"] == FINISHED]
+            done = group[group["status"].isin(WITH_RESULT)]
             rows.append(
                 {
                     "environment": environment,
@@ -57,6 +86,8 @@ def result_frame(run: RunFolder, cells: pd.DataFrame | None = None) -> pd.DataFr
                     "best_std": done["best_return"].std(),
                     "seeds": len(done),
                     "users": done["test_users"].max(),
+                    "diverged": int((done["status"] == DIVERGED).sum()),
+                    **{name: done[name].astype(float).mean() for name in DIAGNOSTICS},
                 }
             )
         for row in rows[-len(here["algorithm"].unique()) - (len(REFERENCES) if references else 0) :]:
@@ -64,7 +95,7 @@ def result_frame(run: RunFolder, cells: pd.DataFrame | None = None) -> pd.DataFr
                 row[f"{kind}_score"] = _score(row[f"{kind}_mean"], references)
     columns = ["environment", "algorithm"]
     columns += [f"{kind}_{value}" for kind in ("last", "best") for value in ("mean", "std", "score")]
-    return pd.DataFrame(rows, columns=[*columns, "seeds", "users"])
+    return pd.DataFrame(rows, columns=[*columns, "seeds", "users", "diverged", *DIAGNOSTICS])
 
 
 def export(run: RunFolder, folder: Path) -> list[Path]:
@@ -82,10 +113,17 @@ def export(run: RunFolder, folder: Path) -> list[Path]:
 
 
 def to_markdown(table: pd.DataFrame) -> str:
-    """The table as GitHub Markdown."""
-    header, rows = _display(table)
+    """The table and the diagnostics as GitHub Markdown."""
+    parts = [_markdown(*_display(table)), " ".join(notes(table)) + "\n"]
+    header, rows = _display_diagnostics(table)
+    if rows:
+        parts += [_markdown(header, rows), " ".join(DIAGNOSTIC_NOTES) + "\n"]
+    return "\n".join(parts)
+
+
+def _markdown(header: list[str], rows: list[list[str]]) -> str:
     lines = [header, ["---"] * 2 + ["---:"] * (len(header) - 2), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + "\n" + " ".join(notes(table)) + "\n"
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def to_rich(table: pd.DataFrame) -> Table:
@@ -107,8 +145,9 @@ def _cell_row(cell: CellFolder) -> dict[str, Any]:
     description, result = cell.description, cell.result() or {}
     test, validation = result.get("test", {}), result.get("validation", {})
     last, best = test.get("last", {}), test.get("best", {})
-    metrics = cell.metrics()
-    updates = result.get("updates", int(metrics[-1]["updates"]) if metrics else 0)
+    reports = cell.metrics()
+    final = reports[-1] if reports else {}
+    updates = result.get("updates", int(final.get(STEP, 0)))
     return {
         "environment": description["environment"],
         "algorithm": description["algorithm"],
@@ -122,17 +161,20 @@ def _cell_row(cell: CellFolder) -> dict[str, Any]:
         "best_updates": result.get("best_updates"),
         "validation_last": validation.get("last"),
         "validation_best": validation.get("best"),
-        "distinct_items_per_slate": last.get("distinct_items_per_slate"),
-        "catalogue_coverage": last.get("catalogue_coverage"),
-        "bored_topics": last.get("bored_topics"),
+        **{name: last.get(name) for name in FROM_TEST},
         "test_users": last.get("users"),
         "dataset": description["dataset"]["file"] or description["dataset"]["quality"],
         "dataset_fingerprint": result.get("fingerprints", {}).get("dataset"),
         "world_fingerprint": result.get("fingerprints", {}).get("world"),
+        **{name: _number(final.get(key)) for name, key in FROM_REPORT.items()},
         "seconds": result.get("seconds"),
         "reason": result.get("reason"),
         "cell": cell.path.name,
     }
+
+
+def _number(text: str | None) -> float | None:
+    return float(text) if text else None
 
 
 def _score(value: float, references: dict[str, dict[str, float]] | None) -> float:
@@ -155,6 +197,27 @@ def _display(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
+def _display_diagnostics(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    header = ["environment", "algorithm", *(shown for shown, _ in DIAGNOSTICS.values())]
+    trained = table[~table["algorithm"].isin(REFERENCES) & (table["seeds"] > 0)]
+    rows = [
+        [str(row["environment"]), str(row["algorithm"])]
+        + ["-" if pd.isna(row[name]) else format(row[name], form) for name, (_, form) in DIAGNOSTICS.items()]
+        for row in trained.to_dict("records")
+    ]
+    return header, rows
+
+
+DIAGNOSTIC_NOTES = (
+    "Means over seeds at the last checkpoint.",
+    "Q data, Q policy: mean value of the dataset's and of the policy's actions.",
+    "bound: highest discounted return-to-go of the dataset, which no honest Q passes; above: share of Q beyond it.",
+    "cloning: mean squared distance of policy and dataset actions.",
+    "slates: different slates shown to all test users; repeated: share of slates that a user had seen before;",
+    "items: share of the catalogue that was shown.",
+)
+
+
 def notes(table: pd.DataFrame) -> list[str]:
     """What the numbers of the table mean, a sentence each."""
     users = table["users"].max()
@@ -164,4 +227,13 @@ def notes(table: pd.DataFrame) -> list[str]:
         f"Clicks per episode on {int(users)} test users, mean ± deviation over seeds.",
         "last, best: final checkpoint, and best on the validation users.",
         "score: 0 = random slates, 100 = behaviour agent (mean actions).",
+        *_divergence(table),
+    ]
+
+
+def _divergence(table: pd.DataFrame) -> list[str]:
+    rows = table[table["diverged"] > 0].to_dict("records")
+    return [
+        f"diverged: {row['diverged']:.0f} of {row['seeds']} {row['algorithm']} in {row['environment']}."
+        for row in rows
     ]

@@ -2,17 +2,20 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, overload
+from typing import ClassVar, Literal, overload
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
+from gems_ray.algorithms.adam import Adam
 from gems_ray.config import Config
 from gems_ray.data.replay import Batch
-from gems_ray.flat_state import FlatState, flatten_modules, flatten_optimizers, load_modules, load_optimizers
+from gems_ray.flat_state import FlatState, flatten_modules, load_modules
 from gems_ray.rng import stream_seed
+
+Noise = Mapping[str, Tensor]  # random numbers of one update by name
 
 
 class AlgorithmConfig(Config):
@@ -21,12 +24,20 @@ class AlgorithmConfig(Config):
     batch_size: int = Field(256, ge=1, description="Transitions per update (CORL).")
     discount: float = Field(0.99, ge=0, le=1, description="Weight of the next step's value (CORL).")
     normalize_states: bool = Field(True, description="States to zero mean and unit deviation (CORL).")
+    reward_scale: Literal["none", "std"] | PositiveFloat = Field(
+        "none", description="Rewards as they are, times a number, or divided by their standard deviation (std)."
+    )
+    bootstrap_time_limit: bool = Field(
+        False, description="Value the state after the last step; false ends the value there, as published."
+    )
 
 
 class Algorithm(ABC):
     """One offline-RL algorithm: networks, optimisers and the update that a batch causes.
 
-    Subclasses fill `networks` and `optimizers` in `build` and implement `update` and `policy`.
+    Subclasses fill `networks` and `optimizers` in `build` and implement `learn` and `policy`. `learn` is plain tensor
+    arithmetic: whatever depends on the number of updates or on random numbers comes in from outside, so that it can be
+    compiled and captured as it stands.
 
     Args:
         state_dim: H.
@@ -38,8 +49,11 @@ class Algorithm(ABC):
 
     name: ClassVar[str]
     Config: ClassVar[type[AlgorithmConfig]]
-    loss_names: ClassVar[tuple[str, ...]]  # everything that `update` may return
+    loss_names: ClassVar[tuple[str, ...]]  # everything that `learn` may return
+    diagnostic_names: ClassVar[tuple[str, ...]] = ()  # everything that `diagnose` returns
     config: AlgorithmConfig
+    period: int = 1  # updates after which the computation of `learn` repeats
+    pairs_per_transition: int = 1  # pairs of state and action that the critics see for every transition of a batch
 
     def __init__(
         self, state_dim: int, action_dim: int, config: AlgorithmConfig, device: str | torch.device, seed: int
@@ -48,7 +62,8 @@ class Algorithm(ABC):
         self.device = torch.device(device)
         self.updates = 0
         self.networks: dict[str, nn.Module] = {}
-        self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        self.optimizers: dict[str, Adam] = {}
+        self._seed = seed
         self.generator = torch.Generator(self.device).manual_seed(stream_seed(seed, "noise"))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream_seed(seed, "init"))
@@ -59,23 +74,61 @@ class Algorithm(ABC):
         """Creates networks and optimisers; torch's global generator is seeded for it."""
 
     @abstractmethod
-    def update(self, batch: Batch, noise: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """One gradient step.
+    def learn(self, batch: Batch, noise: Noise, phase: int) -> dict[str, Tensor]:
+        """The arithmetic of one update.
 
         Args:
             batch: (states, actions, rewards, next_states, dones) in normalised units.
-            noise: the random numbers of the update by name, in place of drawn ones.
+            noise: what `draw_noise` returns.
+            phase: number of the update modulo `period`.
         Returns:
-            metrics as scalar tensors on the algorithm's device.
+            losses as scalar tensors without gradient.
         """
 
     @abstractmethod
     def policy(self, states: Tensor) -> Tensor:
         """Deterministic actions (B, Z) in [-1, 1] for normalised states (B, H)."""
 
+    def select_rows(self, rewards: np.ndarray, terminals: np.ndarray) -> np.ndarray | None:
+        """Rows (n,) int64 of a dataset that are trained on; None for all.
+
+        Args:
+            rewards: (N,) float.
+            terminals: (N,) bool, last step of an episode.
+        """
+        return None
+
+    def draw_noise(self, batch_size: int) -> dict[str, Tensor]:
+        """Random numbers of one update by name."""
+        return {}
+
+    def update(self, batch: Batch, noise: Noise | None = None) -> dict[str, Tensor]:
+        """One gradient step.
+
+        Args:
+            batch: (states, actions, rewards, next_states, dones) in normalised units.
+            noise: random numbers of the update by name, in place of drawn ones.
+        Returns:
+            losses as scalar tensors on the algorithm's device.
+        """
+        batch = Batch(*batch)
+        drawn = self.draw_noise(len(batch.states))
+        given = {name: value.to(self.device) for name, value in (noise or {}).items()}
+        losses = self.learn(batch, drawn | given, self.updates % self.period)
+        self.updates += 1
+        return losses
+
     def q_values(self, states: Tensor, actions: Tensor) -> Tensor | None:
         """The critics' estimate (B,) of normalised states and actions; None where there is no critic."""
         return None
+
+    def next_values(self, next_states: Tensor) -> Tensor | None:
+        """What the update's target takes for the value (B,) of the next states; None where there is no critic."""
+        return None
+
+    def diagnose(self, batch: Batch) -> dict[str, Tensor]:
+        """Further evidence of this algorithm on a batch, by `diagnostic_names`."""
+        return {}
 
     @overload
     def act(self, observations: Tensor) -> Tensor: ...
@@ -90,30 +143,34 @@ class Algorithm(ABC):
 
     def state_dict(self) -> FlatState:
         """Networks, targets, optimisers, random state and step as one flat dictionary of CPU tensors."""
+        optimizers = {
+            f"{name}_optimizer/{key}": value
+            for name, optimizer in self.optimizers.items()
+            for key, value in optimizer.state_dict().items()
+        }
         return {
             **flatten_modules(self.networks),
-            **flatten_optimizers(self.optimizers),
+            **optimizers,
             "noise_generator": self.generator.get_state(),
             "updates": torch.tensor(self.updates),
         }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Continues where `state_dict` was taken."""
+        """Continues where `state_dict` was taken; every tensor stays where it is in memory."""
         load_modules(self.networks, state)
-        load_optimizers(self.optimizers, state)
-        self.generator.set_state(state["noise_generator"])
+        for name, optimizer in self.optimizers.items():
+            prefix = f"{name}_optimizer/"
+            optimizer.load_state_dict(
+                {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+            )
         self.updates = int(state["updates"])
+        if len(state["noise_generator"]) == len(self.generator.get_state()):
+            self.generator.set_state(state["noise_generator"])
+        else:  # the state of a GPU's generator means nothing to a CPU's, and the other way round
+            self.generator.manual_seed(stream_seed(self._seed, "noise", self.updates))
 
-    def step(self, name: str, loss: Tensor) -> None:
-        """A gradient step of the named optimiser."""
-        self.optimizers[name].zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizers[name].step()
-
-    def normal(self, name: str, shape: tuple[int, ...], noise: Mapping[str, Tensor] | None) -> Tensor:
-        """The named standard normal noise: given, or drawn."""
-        if noise is not None and name in noise:
-            return noise[name].to(self.device)
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normal noise of the algorithm's own stream."""
         return torch.randn(shape, generator=self.generator, device=self.device, dtype=self._dtype())
 
     def _dtype(self) -> torch.dtype:

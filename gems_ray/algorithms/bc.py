@@ -1,13 +1,11 @@
-"""Behaviour cloning, of all trajectories or of the best ones only."""
+"""Behaviour cloning: mean squared error between policy and logged actions."""
 
-from collections.abc import Mapping
-
-import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from gems_ray.algorithms.base import Algorithm, AlgorithmConfig
+from gems_ray.algorithms.adam import Adam
+from gems_ray.algorithms.base import Algorithm, AlgorithmConfig, Noise
 from gems_ray.algorithms.networks import DeterministicActor
 from gems_ray.data.replay import Batch
 
@@ -20,7 +18,7 @@ class BCConfig(AlgorithmConfig):
 
 
 class BC(Algorithm):
-    """Mean squared error between policy and logged actions."""
+    """Cloning of everything that was logged."""
 
     name = "bc"
     Config = BCConfig
@@ -33,14 +31,12 @@ class BC(Algorithm):
         self.config = config
         self.actor = DeterministicActor(self.state_dim, self.action_dim, config.hidden_sizes).to(self.device)
         self.networks = {"actor": self.actor}
-        self.optimizers = {"actor": torch.optim.Adam(self.actor.parameters(), lr=config.learning_rate, fused=True)}
+        self.optimizers = {"actor": Adam(self.actor.parameters(), config.learning_rate)}
 
-    def update(self, batch: Batch, noise: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """One update; there is no noise in it."""
-        states, actions, *_ = batch
-        self.updates += 1
-        loss = F.mse_loss(self.actor(states), actions)
-        self.step("actor", loss)
+    def learn(self, batch: Batch, noise: Noise, phase: int) -> dict[str, Tensor]:
+        """One update."""
+        loss = F.mse_loss(self.actor(batch.states), batch.actions)
+        self.optimizers["actor"].minimize(loss)
         return {"actor_loss": loss.detach()}
 
     def policy(self, states: Tensor) -> Tensor:

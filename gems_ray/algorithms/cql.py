@@ -2,14 +2,15 @@
 
 import copy
 import math
-from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from gems_ray.algorithms.base import Algorithm, AlgorithmConfig, soft_update
+from gems_ray.algorithms.adam import Adam
+from gems_ray.algorithms.base import Algorithm, AlgorithmConfig, Noise, soft_update
+from gems_ray.algorithms.conservative import conservative_gradients
 from gems_ray.algorithms.networks import mlp
 from gems_ray.data.replay import Batch
 
@@ -50,6 +51,8 @@ class CQL(Algorithm):
         """Creates actor, twin critics with their targets, temperature and multiplier."""
         assert isinstance(config, CQLConfig)
         self.config = config
+        self.period = config.target_update_period
+        self.pairs_per_transition = 3 * config.num_actions + 1
         sizes = (self.state_dim, self.action_dim, config.hidden_sizes)
         self.critic_1, self.critic_2 = CQLCritic(*sizes).to(self.device), CQLCritic(*sizes).to(self.device)
         self.actor = TanhGaussianActor(*sizes).to(self.device)
@@ -58,48 +61,78 @@ class CQL(Algorithm):
         self.log_alpha, self.log_alpha_prime = Scalar(0.0).to(self.device), Scalar(1.0).to(self.device)
         names = ("critic_1", "critic_2", "actor", "critic_1_target", "critic_2_target", "log_alpha", "log_alpha_prime")
         self.networks = {name: getattr(self, name) for name in names}
-        critics = [*self.critic_1.parameters(), *self.critic_2.parameters()]
-        rates = {
-            "alpha": (self.log_alpha.parameters(), config.actor_learning_rate),
-            "actor": (self.actor.parameters(), config.actor_learning_rate),
-            "critic": (critics, config.critic_learning_rate),
-            "alpha_prime": (self.log_alpha_prime.parameters(), config.critic_learning_rate),
-        }
         self.optimizers = {
-            name: torch.optim.Adam(parameters, lr=rate, fused=True) for name, (parameters, rate) in rates.items()
+            "alpha": Adam(self.log_alpha.parameters(), config.actor_learning_rate),
+            "actor": Adam(self.actor.parameters(), config.actor_learning_rate),
+            "critic_1": Adam(self.critic_1.parameters(), config.critic_learning_rate),
+            "critic_2": Adam(self.critic_2.parameters(), config.critic_learning_rate),
+            "alpha_prime": Adam(self.log_alpha_prime.parameters(), config.critic_learning_rate),
         }
         self._target_entropy = -float(self.action_dim) if config.target_entropy is None else config.target_entropy
-        self._online = critics
+        self._online = [*self.critic_1.parameters(), *self.critic_2.parameters()]
         self._targets = [*self.critic_1_target.parameters(), *self.critic_2_target.parameters()]
 
-    def update(self, batch: Batch, noise: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """One update.
+    def draw_noise(self, batch_size: int) -> dict[str, Tensor]:
+        """Standard normals for the actions sampled from the policy, and uniform actions `rand_actions` (B, n, Z).
 
-        `noise` may hold the standard normals `pi_eps` (B, Z), `next_eps` (B, Z) or (B, n, Z) with the max-target
-        backup, `cql_cur_eps` and `cql_next_eps` (B, n, Z), and the uniform actions `rand_actions` (B, n, Z).
+        `pi_eps` (B, Z) is for the actor's loss, `next_eps` (B, Z), or (B, n, Z) with the max-target backup, for the
+        target, `cql_cur_eps` and `cql_next_eps` (B, n, Z) for the conservative term.
         """
-        states = batch[0]
+        one, many = (batch_size, self.action_dim), (batch_size, self.config.num_actions, self.action_dim)
+        uniform = torch.rand(many, generator=self.generator, device=self.device, dtype=self.log_alpha().dtype)
+        return {
+            "pi_eps": self.normal(*one),
+            "next_eps": self.normal(*(many if self.config.max_target_backup else one)),
+            "cql_cur_eps": self.normal(*many),
+            "cql_next_eps": self.normal(*many),
+            "rand_actions": 2 * uniform - 1,
+        }
+
+    def learn(self, batch: Batch, noise: Noise, phase: int) -> dict[str, Tensor]:
+        """One update of temperature, actor, critics and multiplier, and in the last phase of the targets."""
+        config = self.config
+        states, actions, rewards, next_states, dones = batch
         mean, log_std = self.actor.gaussian(states)
-        chosen, log_pi = squash(mean, log_std, self.normal("pi_eps", tuple(mean.shape), noise))
+        chosen, log_pi = squash(mean, log_std, noise["pi_eps"])
         alpha = self.log_alpha().exp().detach()
         alpha_loss = -(self.log_alpha() * (log_pi.detach() + self._target_entropy)).mean()
-        for critic in (self.critic_1, self.critic_2):
-            critic.requires_grad_(False)
         actor_loss = (alpha * log_pi - self.q_values(states, chosen)).mean()
-        for critic in (self.critic_1, self.critic_2):
-            critic.requires_grad_(True)
-        critic_loss, gap, alpha_prime = self._critic_loss(batch, alpha, mean.detach(), log_std.detach(), noise)
+        with torch.no_grad():
+            next_mean, next_log_std = self.actor.gaussian(next_states)
+            next_value = self._next_value(next_states, next_mean, next_log_std, alpha, noise["next_eps"])
+            target = rewards.flatten() + config.discount * (1 - dones.flatten()) * next_value
+            sampled, log_density = self._sample(mean, log_std, next_mean, next_log_std, noise)
 
-        self.step("alpha", alpha_loss)
-        self.step("actor", actor_loss)
-        self.step("critic", critic_loss)
-        self.updates += 1
-        if self.updates % self.config.target_update_period == 0:
-            soft_update(self._targets, self._online, self.config.tau)
+        self.optimizers["alpha"].minimize(alpha_loss)
+        self.optimizers["actor"].minimize(actor_loss)
+        multiplier = self.log_alpha_prime().exp().clamp(0, LARGEST_ALPHA_PRIME)
+        alpha_prime = multiplier.detach() if config.lagrange else torch.ones_like(alpha)
+        target_gap = config.target_action_gap if config.lagrange else 0.0
+        critic_loss, gap = torch.zeros_like(alpha), torch.zeros_like(alpha)
+        for optimizer in (self.optimizers["critic_1"], self.optimizers["critic_2"]):
+            with torch.no_grad():
+                loss, gap_of_critic, *gradients = conservative_gradients(
+                    optimizer.parameters,
+                    states,
+                    torch.cat([sampled, actions[:, None]], dim=1),
+                    log_density if config.importance_sampling else None,
+                    target,
+                    alpha_prime * config.alpha,
+                    config.temperature,
+                    config.clip_diff_min,
+                    config.clip_diff_max,
+                    target_gap,
+                )
+            optimizer.step(gradients)
+            critic_loss, gap = critic_loss + loss, gap + gap_of_critic / 2
+        if config.lagrange:
+            self.optimizers["alpha_prime"].minimize(-config.alpha * multiplier * (gap - target_gap))
+        if phase == config.target_update_period - 1:
+            soft_update(self._targets, self._online, config.tau)
         return {
-            "critic_loss": critic_loss.detach(),
+            "critic_loss": critic_loss,
             "actor_loss": actor_loss.detach(),
-            "conservative_gap": gap,
+            "conservative_gap": gap - target_gap,
             "entropy": -log_pi.detach().mean(),
             "alpha_entropy": alpha,
             "alpha_prime": alpha_prime,
@@ -113,81 +146,37 @@ class CQL(Algorithm):
         """The smaller of the two critics."""
         return torch.minimum(self.critic_1(states, actions), self.critic_2(states, actions))
 
-    def _critic_loss(
-        self, batch: Batch, alpha: Tensor, mean: Tensor, log_std: Tensor, noise: Mapping[str, Tensor] | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss of both critics, mean conservative gap, multiplier; steps the multiplier where it is tuned."""
-        config = self.config
-        states, actions, rewards, next_states, dones = batch
-        rewards, dones = rewards.flatten(), dones.flatten()
-        many = (len(states), config.num_actions, self.action_dim)
-        with torch.no_grad():
-            next_mean, next_log_std = self.actor.gaussian(next_states)
-            target = rewards + config.discount * (1 - dones) * self._next_value(
-                next_states, next_mean, next_log_std, alpha, noise
-            )
-            wide = (mean[:, None], log_std[:, None]), (next_mean[:, None], next_log_std[:, None])
-            current, current_log_pi = squash(*wide[0], self.normal("cql_cur_eps", many, noise))
-            following, following_log_pi = squash(*wide[1], self.normal("cql_next_eps", many, noise))
-            uniform = self._uniform(many, noise)
-            sampled = torch.cat([uniform, following, current], dim=1)  # (B, 3n, Z)
-            random_log_density = torch.full(many[:2], self.action_dim * math.log(0.5), device=states.device)
-            log_density = torch.cat([random_log_density, following_log_pi, current_log_pi], dim=1)  # (B, 3n)
+    def next_values(self, next_states: Tensor) -> Tensor:
+        """The smaller target critic at the policy's actions."""
+        actions = self.policy(next_states)
+        return torch.minimum(self.critic_1_target(next_states, actions), self.critic_2_target(next_states, actions))
 
-        td_losses, gaps = [], []
-        for critic in (self.critic_1, self.critic_2):
-            predicted = critic(states, actions)
-            scores = critic.many(states, sampled)
-            if config.importance_sampling:
-                scores = scores - log_density
-            else:
-                scores = torch.cat([scores, predicted[:, None]], dim=1)
-            soft_maximum = config.temperature * torch.logsumexp(scores / config.temperature, dim=1)
-            difference = soft_maximum - predicted
-            if config.clip_diff_min is not None or config.clip_diff_max is not None:
-                difference = difference.clamp(config.clip_diff_min, config.clip_diff_max)
-            gaps.append(difference.mean())
-            td_losses.append(F.mse_loss(predicted, target))
+    def _sample(
+        self, mean: Tensor, log_std: Tensor, next_mean: Tensor, next_log_std: Tensor, noise: Noise
+    ) -> tuple[Tensor, Tensor]:
+        """Uniform actions and the policy's at s' and at s, (B, 3n, Z), with their log-densities (B, 3n).
 
-        alpha_prime = torch.ones((), device=states.device)
-        if config.lagrange:
-            alpha_prime = self.log_alpha_prime().exp().clamp(0, LARGEST_ALPHA_PRIME)
-            surplus = sum(gap.detach() - config.target_action_gap for gap in gaps)
-            self.step("alpha_prime", -0.5 * config.alpha * alpha_prime * surplus)
-            alpha_prime = alpha_prime.detach()
-            gaps = [gap - config.target_action_gap for gap in gaps]
-        loss = sum(td_losses) + alpha_prime * config.alpha * sum(gaps)
-        assert isinstance(loss, Tensor)
-        return loss, torch.stack(gaps).detach().mean(), alpha_prime
+        The actor has run once per state; its n samples differ in their noise alone.
+        """
+        current, current_log_pi = squash(mean[:, None], log_std[:, None], noise["cql_cur_eps"])
+        following, following_log_pi = squash(next_mean[:, None], next_log_std[:, None], noise["cql_next_eps"])
+        uniform_log_density = torch.full_like(current_log_pi, self.action_dim * math.log(0.5))
+        sampled = torch.cat([noise["rand_actions"], following, current], dim=1)
+        return sampled, torch.cat([uniform_log_density, following_log_pi, current_log_pi], dim=1)
 
-    def _next_value(
-        self,
-        next_states: Tensor,
-        mean: Tensor,
-        log_std: Tensor,
-        alpha: Tensor,
-        noise: Mapping[str, Tensor] | None,
-    ) -> Tensor:
+    def _next_value(self, next_states: Tensor, mean: Tensor, log_std: Tensor, alpha: Tensor, eps: Tensor) -> Tensor:
         """Value (B,) of the next states under the policy."""
-        config = self.config
-        if config.max_target_backup:
-            shape = (len(mean), config.num_actions, self.action_dim)
-            actions, log_pi = squash(mean[:, None], log_std[:, None], self.normal("next_eps", shape, noise))
+        if self.config.max_target_backup:
+            actions, log_pi = squash(mean[:, None], log_std[:, None], eps)
             targets = (self.critic_1_target, self.critic_2_target)
             values, best = torch.minimum(*(target.many(next_states, actions) for target in targets)).max(dim=1)
             log_pi = log_pi.gather(1, best[:, None]).squeeze(1)
         else:
-            actions, log_pi = squash(mean, log_std, self.normal("next_eps", tuple(mean.shape), noise))
+            actions, log_pi = squash(mean, log_std, eps)
             values = torch.minimum(
                 self.critic_1_target(next_states, actions), self.critic_2_target(next_states, actions)
             )
-        return values - alpha * log_pi if config.backup_entropy else values
-
-    def _uniform(self, shape: tuple[int, ...], noise: Mapping[str, Tensor] | None) -> Tensor:
-        if noise is not None and "rand_actions" in noise:
-            return noise["rand_actions"].to(self.device)
-        dtype = self.log_alpha().dtype
-        return 2 * torch.rand(shape, generator=self.generator, device=self.device, dtype=dtype) - 1
+        return values - alpha * log_pi if self.config.backup_entropy else values
 
 
 def squash(mean: Tensor, log_std: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:

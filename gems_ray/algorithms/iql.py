@@ -2,14 +2,14 @@
 
 import copy
 import math
-from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from gems_ray.algorithms.base import Algorithm, AlgorithmConfig, soft_update
+from gems_ray.algorithms.adam import Adam
+from gems_ray.algorithms.base import Algorithm, AlgorithmConfig, Noise, soft_update
 from gems_ray.algorithms.networks import Critic, DeterministicActor, Value
 from gems_ray.data.replay import Batch
 
@@ -39,6 +39,7 @@ class IQL(Algorithm):
     name = "iql"
     Config = IQLConfig
     loss_names = ("value_loss", "critic_loss", "actor_loss")
+    diagnostic_names = ("advantage_q90", "advantage_near_zero", "weight_clipped")
     config: IQLConfig
 
     def build(self, config: AlgorithmConfig) -> None:
@@ -56,45 +57,35 @@ class IQL(Algorithm):
             "q_target": self.critics_target,
             "vf": self.value,
         }
-        rates = {
-            "actor": (self.actor, config.actor_learning_rate),
-            "critic": (self.critics, config.critic_learning_rate),
-            "value": (self.value, config.value_learning_rate),
-        }
         self.optimizers = {
-            name: torch.optim.Adam(network.parameters(), lr=rate, fused=True) for name, (network, rate) in rates.items()
+            "actor": Adam(self.actor.parameters(), config.actor_learning_rate, cosine_steps=config.max_timesteps),
+            "critic": Adam(self.critics.parameters(), config.critic_learning_rate),
+            "value": Adam(self.value.parameters(), config.value_learning_rate),
         }
 
-    def update(self, batch: Batch, noise: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """One update; there is no noise in it."""
+    def learn(self, batch: Batch, noise: Noise, phase: int) -> dict[str, Tensor]:
+        """One update of value, critics, their target and actor."""
         config = self.config
         states, actions, rewards, next_states, dones = batch
-        rewards, dones = rewards.flatten(), dones.flatten()
         with torch.no_grad():
             target_q = torch.minimum(*self.critics_target(states, actions))
-            next_value = self.value(next_states)
-            target = rewards + config.discount * (1 - dones) * next_value
+            target = rewards.flatten() + config.discount * (1 - dones.flatten()) * self.value(next_states)
 
         advantage = target_q - self.value(states)
         weight = torch.where(advantage < 0, 1 - config.expectile, config.expectile)
         value_loss = (weight.detach() * advantage.square()).mean()
-        self.step("value", value_loss)
+        self.optimizers["value"].minimize(value_loss)
 
         q_1, q_2 = self.critics(states, actions)
         critic_loss = (F.mse_loss(q_1, target) + F.mse_loss(q_2, target)) / 2
-        self.step("critic", critic_loss)
+        self.optimizers["critic"].minimize(critic_loss)
         soft_update(list(self.critics_target.parameters()), list(self.critics.parameters()), config.tau)
 
         imitation = (config.beta * advantage.detach()).exp().clamp(max=config.largest_weight)
         actor_loss = (imitation * self.actor.cloning_loss(states, actions)).mean()
-        self._set_actor_rate()
-        self.step("actor", actor_loss)
-        self.updates += 1
-        return {
-            "value_loss": value_loss.detach(),
-            "critic_loss": critic_loss.detach(),
-            "actor_loss": actor_loss.detach(),
-        }
+        self.optimizers["actor"].minimize(actor_loss)
+        losses = {"value_loss": value_loss, "critic_loss": critic_loss, "actor_loss": actor_loss}
+        return {name: loss.detach() for name, loss in losses.items()}
 
     def policy(self, states: Tensor) -> Tensor:
         """The mean action."""
@@ -104,10 +95,23 @@ class IQL(Algorithm):
         """The smaller of the two critics."""
         return torch.minimum(*self.critics(states, actions))
 
-    def _set_actor_rate(self) -> None:
-        progress = min(1.0, self.updates / self.config.max_timesteps)
-        for group in self.optimizers["actor"].param_groups:
-            group["lr"] = self.config.actor_learning_rate * (1 + math.cos(math.pi * progress)) / 2
+    def next_values(self, next_states: Tensor) -> Tensor:
+        """The value function."""
+        return self.value(next_states)
+
+    def diagnose(self, batch: Batch) -> dict[str, Tensor]:
+        """Where the advantages min Q' - V of logged actions stand.
+
+        `advantage_q90` is their 90% quantile, `advantage_near_zero` the share that changes a transition's weight by
+        less than a tenth: there the policy is plain cloning. `weight_clipped` is the share at the largest weight.
+        """
+        advantage = torch.minimum(*self.critics_target(batch.states, batch.actions)) - self.value(batch.states)
+        weight = (self.config.beta * advantage).exp()
+        return {
+            "advantage_q90": advantage.quantile(0.9),
+            "advantage_near_zero": ((weight > 0.9) & (weight < 1.1)).to(advantage.dtype).mean(),
+            "weight_clipped": (weight > self.config.largest_weight).to(advantage.dtype).mean(),
+        }
 
 
 class IQLActor(nn.Module):

@@ -1,14 +1,14 @@
 """TD3+BC: TD3 with behaviour cloning in the actor's loss (Fujimoto & Gu 2021)."""
 
 import copy
-from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from gems_ray.algorithms.base import Algorithm, AlgorithmConfig, soft_update
+from gems_ray.algorithms.adam import Adam
+from gems_ray.algorithms.base import Algorithm, AlgorithmConfig, Noise, soft_update
 from gems_ray.algorithms.networks import Critic, DeterministicActor
 from gems_ray.data.replay import Batch
 
@@ -41,48 +41,50 @@ class TD3BC(Algorithm):
         """Creates actor, twin critics and their targets."""
         assert isinstance(config, TD3BCConfig)
         self.config = config
+        self.period = config.policy_freq
         sizes = (self.state_dim, self.action_dim, config.hidden_sizes)
         self.actor = DeterministicActor(*sizes).to(self.device)
         self.critic_1, self.critic_2 = Critic(*sizes).to(self.device), Critic(*sizes).to(self.device)
-        self.networks = {"actor": self.actor, "critic_1": self.critic_1, "critic_2": self.critic_2}
-        for name, network in list(self.networks.items()):
-            self.networks[f"{name}_target"] = copy.deepcopy(network).requires_grad_(False)
-        self.actor_target = self.networks["actor_target"]
-        self.critic_targets = [self.networks["critic_1_target"], self.networks["critic_2_target"]]
-
-        critics = [*self.critic_1.parameters(), *self.critic_2.parameters()]
-        rate = config.learning_rate
+        online = {"actor": self.actor, "critic_1": self.critic_1, "critic_2": self.critic_2}
+        targets = {f"{name}_target": copy.deepcopy(net).requires_grad_(False) for name, net in online.items()}
+        self.networks = {**online, **targets}
+        self.actor_target, self.critic_1_target, self.critic_2_target = targets.values()
         self.optimizers = {
-            "actor": torch.optim.Adam(self.actor.parameters(), lr=rate, fused=True),
-            "critic": torch.optim.Adam(critics, lr=rate, fused=True),
+            "actor": Adam(self.actor.parameters(), config.learning_rate),
+            "critic": Adam([*self.critic_1.parameters(), *self.critic_2.parameters()], config.learning_rate),
         }
-        self._online = [*self.actor.parameters(), *critics]
-        self._targets = [
-            p for name in self.networks if name.endswith("_target") for p in self.networks[name].parameters()
-        ]
+        self._online = [parameter for network in online.values() for parameter in network.parameters()]
+        self._targets = [parameter for network in targets.values() for parameter in network.parameters()]
 
-    def update(self, batch: Batch, noise: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """One update; `noise` may hold `target_eps` (B, Z) standard normal."""
+    def draw_noise(self, batch_size: int) -> dict[str, Tensor]:
+        """`target_eps` (B, Z), standard normal."""
+        return {"target_eps": self.normal(batch_size, self.action_dim)}
+
+    def learn(self, batch: Batch, noise: Noise, phase: int) -> dict[str, Tensor]:
+        """One update of the critics, and in the last phase of actor and targets."""
         config = self.config
         states, actions, rewards, next_states, dones = batch
-        rewards, dones = rewards.flatten(), dones.flatten()
-        self.updates += 1
-
         with torch.no_grad():
-            eps = self.normal("target_eps", tuple(actions.shape), noise)
-            smoothing = (config.policy_noise * eps).clamp(-config.noise_clip, config.noise_clip)
+            smoothing = (config.policy_noise * noise["target_eps"]).clamp(-config.noise_clip, config.noise_clip)
             next_actions = (self.actor_target(next_states) + smoothing).clamp(-1, 1)
-            next_q = torch.minimum(*(critic(next_states, next_actions) for critic in self.critic_targets))
-            target = rewards + config.discount * (1 - dones) * next_q
+            next_q = torch.minimum(
+                self.critic_1_target(next_states, next_actions), self.critic_2_target(next_states, next_actions)
+            )
+            target = rewards.flatten() + config.discount * (1 - dones.flatten()) * next_q
         q_1, q_2 = self.critic_1(states, actions), self.critic_2(states, actions)
         critic_loss = F.mse_loss(q_1, target) + F.mse_loss(q_2, target)
-        self.step("critic", critic_loss)
-        metrics = {"critic_loss": critic_loss.detach()}
+        self.optimizers["critic"].minimize(critic_loss)
+        losses = {"critic_loss": critic_loss.detach()}
 
-        if self.updates % config.policy_freq == 0:
-            metrics |= self._update_actor(states, actions)
+        if phase == config.policy_freq - 1:
+            chosen = self.actor(states)
+            q = self.critic_1(states, chosen)
+            weight = config.alpha / q.abs().mean().detach()
+            actor_loss = -weight * q.mean() + F.mse_loss(chosen, actions)
+            self.optimizers["actor"].minimize(actor_loss)
+            losses["actor_loss"] = actor_loss.detach()
             soft_update(self._targets, self._online, config.tau)
-        return metrics
+        return losses
 
     def policy(self, states: Tensor) -> Tensor:
         """The actor's actions."""
@@ -92,12 +94,7 @@ class TD3BC(Algorithm):
         """The smaller of the two critics."""
         return torch.minimum(self.critic_1(states, actions), self.critic_2(states, actions))
 
-    def _update_actor(self, states: Tensor, actions: Tensor) -> dict[str, Tensor]:
-        self.critic_1.requires_grad_(False)  # the actor's step needs no gradient of the critic's weights
-        chosen = self.actor(states)
-        q = self.critic_1(states, chosen)
-        weight = self.config.alpha / q.abs().mean().detach()
-        actor_loss = -weight * q.mean() + F.mse_loss(chosen, actions)
-        self.step("actor", actor_loss)
-        self.critic_1.requires_grad_(True)
-        return {"actor_loss": actor_loss.detach()}
+    def next_values(self, next_states: Tensor) -> Tensor:
+        """The smaller target critic at the target actor's actions, without their noise."""
+        actions = self.actor_target(next_states)
+        return torch.minimum(self.critic_1_target(next_states, actions), self.critic_2_target(next_states, actions))

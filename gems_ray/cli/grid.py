@@ -26,7 +26,7 @@ def grid(
     from gems_ray.cli.console import episode_progress, say
     from gems_ray.cli.export import print_table
     from gems_ray.environment_report import environment_report
-    from gems_ray.experiments.run_folder import FAILED, FINISHED, RunFolder, check_free
+    from gems_ray.experiments.run_folder import FAILED, WITH_RESULT, RunFolder, check_free
     from gems_ray.experiments.spec import load_experiment
     from gems_ray.training.sources import open_source, write_references
     from gems_ray.training.trainer import resolve_device
@@ -45,7 +45,7 @@ def grid(
 
     cells = experiment.cells()
     interrupted = False
-    if any(run.cell(cell.name).status != FINISHED for cell in cells):
+    if any(run.cell(cell.name).status not in WITH_RESULT for cell in cells):
         interrupted = _run_under_ray(experiment, run, sources, address)
     statuses = [run.cell(cell.name).status for cell in cells]
     print_table(run)
@@ -55,7 +55,7 @@ def grid(
         if result.get("status") == FAILED:
             say(f"failed: {cell.name}: {result.get('reason')}")
     say(f"Run folder: {run.path}")
-    if unfinished := sum(status not in (FINISHED, FAILED) for status in statuses):
+    if unfinished := sum(status not in (*WITH_RESULT, FAILED) for status in statuses):
         say(f"{unfinished} of {len(cells)} cells are not finished; all are saved. Continue with:")
         say("  " + shlex.join(["python", *sys.argv]))
     if interrupted:

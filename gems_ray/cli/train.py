@@ -58,7 +58,7 @@ def train(
     from gems_ray.cli.console import episode_progress, say
     from gems_ray.cli.export import print_table
     from gems_ray.environment_report import environment_report
-    from gems_ray.experiments.run_folder import FINISHED, RunFolder, check_free
+    from gems_ray.experiments.run_folder import WITH_RESULT, RunFolder, check_free
     from gems_ray.experiments.spec import check_experiment
     from gems_ray.training.cell_run import CellRun, training_data
     from gems_ray.training.sources import open_source, write_references
@@ -103,7 +103,7 @@ def train(
         write_references(run, experiment, env_name, source.world)
     folder = run.cell(cell.name)
     folder.forget_failure()
-    if folder.status != FINISHED:
+    if folder.status not in WITH_RESULT:
         cell_run = CellRun(folder, training_data(source.dataset), source.world)
         if cell_run.trainer.algorithm.updates:
             say(f"Continuing after {cell_run.trainer.algorithm.updates:,} updates.")

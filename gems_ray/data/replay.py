@@ -1,18 +1,21 @@
 """Sampling of batches from shared, read-only transitions."""
 
 import warnings
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from gems_ray.data.schema import REQUIRED
+from gems_ray.errors import DatasetError
 from gems_ray.flat_state import FlatState
 from gems_ray.rng import stream_seed
 
 BLOCK_BATCHES = 64  # batches whose row numbers are drawn at once
 STD_OFFSET = 1e-3  # keeps constant state dimensions finite, as in the public implementations
+GPU_SHARE_OF_DATASET = 0.5  # of the free memory, at most
 STATISTICS_ROWS = 65_536  # rows per partial sum, so that statistics need no copy of the data
 
 
@@ -59,60 +62,120 @@ class ReplayBuffer:
     """Uniform batches from one dataset.
 
     The arrays stay where they are: neither normalisation nor sampling copies them whole, so that many trials can share
-    one copy in the object store.
+    one copy in the object store. On a GPU they are moved there once if they fit, and gathered on the host if not.
+
+    Code written for CORL's buffer runs on this one: construct it with four arguments, `load_d4rl_dataset`, `sample`.
+    Without further options batches hold the dataset's own units.
 
     Args:
-        arrays: `observations`, `actions`, `rewards`, `next_observations`, `terminals` as in the dataset format.
-        action_center: (Z,) float32, middle of the action box.
-        action_scale: (Z,) float32, half its width.
-        normalize_states: whether states are normalised by their mean and standard deviation.
-        seed: seed of the `batch` stream.
+        state_dim: H.
+        action_dim: Z.
+        buffer_size: largest number of transitions.
         device: where batches are made.
+        seed: seed of the `batch` stream.
+        normalize_states: whether states are normalised by their mean and standard deviation.
+        action_center: (Z,) float32, middle of the action box; None leaves actions as they are.
+        action_scale: (Z,) float32, half the width of the action box.
+        reward_scale: `none`, a factor, or `std` to divide by the standard deviation.
+        bootstrap_time_limit: whether `dones` are 0 at the time limit too.
     """
 
     def __init__(
         self,
-        arrays: Mapping[str, np.ndarray],
-        action_center: np.ndarray,
-        action_scale: np.ndarray,
-        *,
-        normalize_states: bool = True,
-        seed: int = 0,
+        state_dim: int,
+        action_dim: int,
+        buffer_size: int,
         device: str | torch.device = "cpu",
+        *,
+        seed: int = 0,
+        normalize_states: bool = False,
+        action_center: np.ndarray | None = None,
+        action_scale: np.ndarray | None = None,
+        reward_scale: Literal["none", "std"] | float = "none",
+        bootstrap_time_limit: bool = False,
     ) -> None:
         self.device = torch.device(device)
-        names = ("observations", "actions", "rewards", "next_observations", "terminals")
-        self._columns = {name: _shared(arrays[name]).to(self.device) for name in names}
-        mean, std = state_statistics(arrays["observations"])
-        if not normalize_states:
-            mean, std = np.zeros_like(mean), np.ones_like(std)
-        fixed = (mean, std, action_center, action_scale)
-        self.normalizer = Normalizer(*(torch.as_tensor(np.array(a), device=self.device) for a in fixed))
-        self._generator = torch.Generator(self.device).manual_seed(stream_seed(seed, "batch"))
+        self._shapes = {"observations": (state_dim,), "actions": (action_dim,), "next_observations": (state_dim,)}
+        self._buffer_size = buffer_size
+        self._normalize_states = normalize_states
+        self._reward_scale = reward_scale
+        self._bootstrap = bootstrap_time_limit
+        center = np.zeros(action_dim, dtype=np.float32) if action_center is None else action_center
+        scale = np.ones(action_dim, dtype=np.float32) if action_scale is None else action_scale
+        identity = (np.zeros(state_dim, dtype=np.float32), np.ones(state_dim, dtype=np.float32))
+        self._set_normalizer(*identity, center, scale)
+        self.reward_factor = 1.0
+        self._columns: dict[str, Tensor] = {}
+        self.on_device = True  # whether the transitions lie where the batches are made
+        self._kept: Tensor | None = None
+        # Row numbers come from the CPU's generator on every device: the same batches everywhere.
+        self._generator = torch.Generator().manual_seed(stream_seed(seed, "batch"))
         self._block_start = self._generator.get_state()
         self._block = torch.empty((0, 0), dtype=torch.int64)
         self._position = 0
 
     def __len__(self) -> int:
-        return len(self._columns["rewards"])
+        return len(self._columns["rewards"]) if self._columns else 0
+
+    def load_d4rl_dataset(self, data: Mapping[str, np.ndarray], rows: np.ndarray | None = None) -> None:
+        """Takes the transitions of a dataset, by reference where the memory is the host's.
+
+        Args:
+            data: `observations` (N, H), `actions` (N, Z), `rewards` (N,), `next_observations` (N, H) and `terminals`
+                (N,) of any numeric type; other entries are ignored.
+            rows: (n,) int64, the only rows that are sampled and counted in statistics; None for all.
+        Raises:
+            DatasetError: an array is missing or of the wrong shape, there are more transitions than the buffer takes,
+                or the buffer has some already.
+        """
+        if self._columns:
+            raise DatasetError("load_d4rl_dataset: the buffer holds a dataset already. Make another buffer.")
+        size = len(data["rewards"]) if "rewards" in data else 0
+        for name in REQUIRED:
+            expected = (size, *self._shapes.get(name, ()))
+            if name not in data:
+                raise DatasetError(f"load_d4rl_dataset: `{name}` is missing. Found {', '.join(data) or 'nothing'}.")
+            if data[name].shape not in (expected, (*expected, 1)):
+                raise DatasetError(f"load_d4rl_dataset: `{name}`: expected {expected}, found {data[name].shape}.")
+        if not 0 < size <= self._buffer_size:
+            raise DatasetError(f"load_d4rl_dataset: {size} transitions, the buffer takes 1 to {self._buffer_size}.")
+        columns = {name: _shared(data[name].reshape(size, *self._shapes.get(name, ()))) for name in REQUIRED}
+        self.on_device = self._fits(columns)
+        self._columns = {name: column.to(self.device) if self.on_device else column for name, column in columns.items()}
+        self._kept = None if rows is None else torch.from_numpy(rows)
+        if self._normalize_states:
+            mean, std = state_statistics(data["observations"], rows)
+            self._set_normalizer(mean, std, self.normalizer.action_center, self.normalizer.action_scale)
+        if self._reward_scale == "std":
+            rewards = data["rewards"] if rows is None else data["rewards"][rows]
+            deviation = float(rewards.std(dtype=np.float64))
+            self.reward_factor = 1 / deviation if deviation > 0 else 1.0
+        elif self._reward_scale != "none":
+            self.reward_factor = float(self._reward_scale)
 
     def sample(self, batch_size: int) -> Batch:
-        """A batch of transitions drawn with replacement."""
+        """A batch of transitions drawn with replacement: (states, actions, rewards, next_states, dones)."""
+        return self.rows(self.draw(batch_size))
+
+    def draw(self, batch_size: int) -> Tensor:
+        """The row numbers (B,) int64 of the next batch."""
         if self._block.shape[1:] != (batch_size,) or self._position == len(self._block):
             self._draw_block(batch_size)
         rows = self._block[self._position]
         self._position += 1
-        return self.rows(rows)
+        return rows
 
     def rows(self, rows: Tensor) -> Batch:
         """The transitions of the given row numbers (B,) int64."""
-        column = {name: values.index_select(0, rows) for name, values in self._columns.items()}
+        column = {name: self._gather(values, rows) for name, values in self._columns.items()}
+        rewards = column["rewards"].unsqueeze(1)
+        dones = column["terminals"].unsqueeze(1)
         return Batch(
             self.normalizer.states(column["observations"]),
             self.normalizer.actions(column["actions"]),
-            column["rewards"].unsqueeze(1),
+            rewards if self.reward_factor == 1 else rewards * self.reward_factor,
             self.normalizer.states(column["next_observations"]),
-            column["terminals"].unsqueeze(1).to(torch.float32),
+            torch.zeros_like(dones) if self._bootstrap else dones,
         )
 
     def state_dict(self) -> FlatState:
@@ -125,7 +188,8 @@ class ReplayBuffer:
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Continues where `state_dict` was taken."""
-        self.normalizer = Normalizer(*(state[name].to(self.device) for name in Normalizer._fields))
+        for name, value in self.normalizer._asdict().items():
+            value.copy_(state[name])  # in place: compiled code holds on to these tensors
         self._generator.set_state(state["block_start"])
         position, batch_size = state["block_position"].tolist()
         self._block, self._position = torch.empty((0, 0), dtype=torch.int64), 0
@@ -135,16 +199,45 @@ class ReplayBuffer:
 
     def _draw_block(self, batch_size: int) -> None:
         self._block_start = self._generator.get_state()
-        shape = (BLOCK_BATCHES, batch_size)
-        self._block = torch.randint(len(self), shape, generator=self._generator, device=self.device)
+        count = len(self) if self._kept is None else len(self._kept)
+        block = torch.randint(count, (BLOCK_BATCHES, batch_size), generator=self._generator)
+        block = block if self._kept is None else self._kept[block]
+        self._block = block.to(self.device) if self.on_device else block
         self._position = 0
 
+    def _gather(self, values: Tensor, rows: Tensor) -> Tensor:
+        if self.on_device:
+            return values.index_select(0, rows).to(torch.float32)
+        chosen = values.index_select(0, rows.cpu()).to(torch.float32)
+        return (chosen.pin_memory() if self.device.type == "cuda" else chosen).to(self.device, non_blocking=True)
 
-def state_statistics(observations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation + 1e-3 of states (N, H): two (H,) float32."""
-    blocks = [observations[i : i + STATISTICS_ROWS] for i in range(0, len(observations), STATISTICS_ROWS)]
-    mean = sum(block.sum(axis=0, dtype=np.float64) for block in blocks) / len(observations)
-    variance = sum(np.square(block - mean).sum(axis=0) for block in blocks) / len(observations)
+    def _fits(self, columns: Mapping[str, Tensor]) -> bool:
+        if self.device.type == "cpu":
+            return True
+        free, _ = torch.cuda.mem_get_info(self.device)
+        return sum(column.nbytes for column in columns.values()) <= GPU_SHARE_OF_DATASET * free
+
+    def _set_normalizer(self, *values: np.ndarray | Tensor) -> None:
+        fixed = (torch.as_tensor(value).to(self.device, torch.float32, copy=True) for value in values)
+        self.normalizer = Normalizer(*fixed)
+
+
+def state_statistics(observations: np.ndarray, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation + 1e-3 of states: two (H,) float32.
+
+    Args:
+        observations: (N, H) float.
+        rows: (n,) int64, the only rows that count; None for all.
+    """
+    count = len(observations) if rows is None else len(rows)
+    slices = [slice(start, start + STATISTICS_ROWS) for start in range(0, count, STATISTICS_ROWS)]
+
+    def blocks() -> Iterator[np.ndarray]:
+        for part in slices:
+            yield observations[part] if rows is None else observations[rows[part]]
+
+    mean = sum(block.sum(axis=0, dtype=np.float64) for block in blocks()) / count
+    variance = sum(np.square(block - mean).sum(axis=0) for block in blocks()) / count
     return np.asarray(mean, dtype=np.float32), (np.sqrt(variance) + STD_OFFSET).astype(np.float32)
 
 

@@ -25,7 +25,8 @@ from gems_ray.experiments.spec import Experiment
 from gems_ray.files import write_text_atomically
 
 EXPERIMENT, CELLS, REFERENCES = "experiment.yaml", "cells", "references"
-FINISHED, FAILED, UNFINISHED, PENDING = "finished", "failed", "unfinished", "pending"
+FINISHED, DIVERGED, FAILED, UNFINISHED, PENDING = "finished", "diverged", "failed", "unfinished", "pending"
+WITH_RESULT = (FINISHED, DIVERGED)  # trained to the end and tested; `diverged`: Q-values left what rewards can pay
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class CellFolder:
 
     @property
     def status(self) -> str:
-        """finished, failed, unfinished (has begun) or pending."""
+        """finished, diverged (finished as well), failed, unfinished (has begun) or pending."""
         result = self.result()
         if result is not None:
             return str(result["status"])

@@ -37,6 +37,13 @@ class DatasetSpec(Config):
     file: str | None = Field(None, description="An npz of your own, in place of the environment's.")
 
 
+class Divergence(Config):
+    """When a run counts as diverged: its values have left what the rewards can pay, and stay there."""
+
+    factor: float = Field(3.0, ge=1, description="Mean Q beyond this multiple of the return-to-go bound ...")
+    reports: int = Field(3, ge=1, description="... in this many reports in a row.")
+
+
 class TrainingSpec(Config):
     """How long a cell is trained and how often it is evaluated."""
 
@@ -45,6 +52,10 @@ class TrainingSpec(Config):
         5_000, ge=1, description="Updates between evaluations (CORL); the first 1,000 updates are evaluated more often."
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes CUDA where there is a GPU.")
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto", description="Compile updates; auto does on CUDA, and on CPUs for 100,000 updates and more."
+    )
+    divergence: Divergence = Divergence()
 
 
 class EvaluationSpec(Config):

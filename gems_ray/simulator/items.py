@@ -32,6 +32,11 @@ def draw_items(environment: Environment, rng: np.random.Generator, concentration
     return vectors.astype(np.float32)
 
 
+def topic_norms(environment: Environment, items: np.ndarray) -> np.ndarray:
+    """How strong items (I, D) are in every topic: (I, topics); the largest is an item's main topic."""
+    return np.linalg.norm(items.reshape(len(items), environment.num_topics, environment.topic_size), axis=2)
+
+
 def topic_coordinates(environment: Environment, count: int, rng: np.random.Generator) -> np.ndarray:
     """|clamp(0.4 N(0, 1), -1, 1)| for every coordinate: (count, topics, topic_size) float64."""
     normal = rng.standard_normal((count, environment.num_topics, environment.topic_size))

@@ -5,7 +5,7 @@ import numpy as np
 from gems_ray.errors import SimulatorError
 from gems_ray.simulator.clicks import ClickModel, topic_counts
 from gems_ray.simulator.environments import Environment
-from gems_ray.simulator.items import check_items, item_vectors
+from gems_ray.simulator.items import check_items, item_vectors, topic_norms
 from gems_ray.simulator.users import draw_users, drift
 
 EMPTY = -1  # an empty place in a queue; in a requested slate: the oracle's choice
@@ -45,8 +45,7 @@ class TopicRec:
         if items is None:
             items = item_vectors(environment, self._rng)
         self.items = check_items(environment, items)
-        by_topic = self.items.reshape(len(self.items), environment.num_topics, environment.topic_size)
-        norms = np.linalg.norm(by_topic, axis=2)
+        norms = topic_norms(environment, self.items)
         self.item_topics = norms.argmax(axis=1)
         self.first_slate = norms.argmax(axis=0)  # for every topic the item that is strongest in it
         self._click_model = ClickModel(environment, self.items, self.item_topics)

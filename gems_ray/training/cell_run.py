@@ -11,11 +11,12 @@ from safetensors.torch import load_file, save_file
 from gems_ray import metrics
 from gems_ray.data.schema import REQUIRED, Dataset
 from gems_ray.errors import DatasetError, WorldError
-from gems_ray.experiments.run_folder import FAILED, FINISHED, CellFolder
+from gems_ray.experiments.run_folder import DIVERGED, FAILED, FINISHED, WITH_RESULT, CellFolder
+from gems_ray.experiments.spec import TrainingSpec
 from gems_ray.files import atomic_path
 from gems_ray.flat_state import FlatState, flatten_modules, load_modules
 from gems_ray.training.evaluate import Evaluator
-from gems_ray.training.trainer import Report, Trainer, TrainingData, resolve_device
+from gems_ray.training.trainer import Report, Trainer, TrainingData
 from gems_ray.world.bundle import World
 
 
@@ -31,8 +32,8 @@ class CellRun:
     def __init__(self, folder: CellFolder, data: TrainingData, world: World | None) -> None:
         self.folder = folder
         description = folder.description
-        training, evaluation = description["training"], description["evaluation"]
-        self.max_timesteps: int = training["max_timesteps"]
+        training, evaluation = TrainingSpec(**description["training"]), description["evaluation"]
+        self.max_timesteps = training.max_timesteps
         self._fingerprints = {"dataset": data.fingerprint, "world": data.world_fingerprint}
         self._test = Evaluator(world, "test", evaluation["test_users"]) if world else None
         self.trainer = Trainer(
@@ -40,17 +41,15 @@ class CellRun:
             description["algorithm"],
             description["settings"],
             description["seed"],
-            self.max_timesteps,
-            training["evaluation_interval"],
+            training,
             Evaluator(world, "validation", evaluation["validation_users"]) if world else None,
-            resolve_device(training["device"]),
         )
         self._continue()
 
     @property
     def finished(self) -> bool:
         """Whether the cell has its result."""
-        return self.folder.status in (FINISHED, FAILED)
+        return self.folder.status in (*WITH_RESULT, FAILED)
 
     def advance(self, stop: Callable[[], bool] = lambda: False) -> Report | None:
         """Trains up to the next evaluation, records it, and tests the policies after the last one.
@@ -104,7 +103,7 @@ class CellRun:
     def _finish(self, report: Report) -> None:
         trainer = self.trainer
         result: dict[str, Any] = {
-            "status": FINISHED,
+            "status": DIVERGED if trainer.diverged else FINISHED,
             "updates": trainer.reported,
             "seconds": report[metrics.SECONDS],
             "best_updates": trainer.best_updates,

@@ -1,4 +1,4 @@
-"""Evidence on the learnt values: where Q stands, and what the rewards can pay at most."""
+"""Evidence on the learnt values: where Q stands, what the rewards can pay at most, when the two have parted."""
 
 import numpy as np
 import torch
@@ -6,6 +6,8 @@ import torch
 from gems_ray import metrics
 from gems_ray.algorithms import Algorithm
 from gems_ray.data.replay import Batch, ReplayBuffer
+from gems_ray.data.trajectories import discounted_returns, trajectory_ends
+from gems_ray.experiments.spec import Divergence
 from gems_ray.rng import stream
 
 PROBE_ROWS = 2_048
@@ -16,7 +18,7 @@ class Diagnostics:
 
     Args:
         buffer: normalised transitions.
-        bound: highest discounted return-to-go of the dataset.
+        bound: what no honest Q passes, in the buffer's reward units.
         action_dim: Z.
     """
 
@@ -30,40 +32,63 @@ class Diagnostics:
 
     @torch.no_grad()
     def __call__(self, algorithm: Algorithm) -> dict[str, float]:
-        """Cloning error, and Q at dataset, policy and random actions where there is a critic."""
+        """Cloning error, gradient norms, and what there is to say of the critic; NaN where nothing was learnt yet."""
         probe = self._probe
         chosen = algorithm.policy(probe.states)
         report = {metrics.CLONING_ERROR: float((chosen - probe.actions).square().mean())}
+        for name, optimizer in algorithm.optimizers.items():
+            norm = optimizer.gradient_norm()
+            report[metrics.gradient_norm(name)] = np.nan if norm is None else float(norm)
         at_policy = algorithm.q_values(probe.states, chosen)
         at_dataset = algorithm.q_values(probe.states, probe.actions)
         at_random = algorithm.q_values(probe.states, self._random_actions)
-        if at_policy is not None and at_dataset is not None and at_random is not None:
-            report |= {
-                metrics.Q_DATASET: float(at_dataset.mean()),
-                metrics.Q_POLICY: float(at_policy.mean()),
-                metrics.Q_RANDOM: float(at_random.mean()),
-                metrics.Q_BOUND: self._bound,
-                metrics.Q_ABOVE_BOUND: float((at_policy > self._bound).float().mean()),
-            }
-        return report
+        following = algorithm.next_values(probe.next_states)
+        if at_policy is None or at_dataset is None or at_random is None or following is None:
+            return report
+        target = probe.rewards[:, 0] + algorithm.config.discount * (1 - probe.dones[:, 0]) * following
+        return report | {
+            metrics.Q_DATASET: float(at_dataset.mean()),
+            metrics.Q_POLICY: float(at_policy.mean()),
+            metrics.Q_RANDOM: float(at_random.mean()),
+            metrics.Q_BOUND: self._bound,
+            metrics.Q_ABOVE_BOUND: float((at_policy > self._bound).float().mean()),
+            metrics.TD_ERROR: float((at_dataset - target).abs().mean()),
+            **{metrics.train(name): float(value) for name, value in algorithm.diagnose(probe).items()},
+        }
 
 
-def highest_return_to_go(rewards: np.ndarray, terminals: np.ndarray, discount: float) -> float:
-    """The largest discounted sum of rewards from any step to the end of its episode.
+class DivergenceWatch:
+    """Follows the reports of one run.
+
+    Args:
+        rule: when its values count as diverged.
+    """
+
+    def __init__(self, rule: Divergence) -> None:
+        self._rule = rule
+        self.in_a_row = 0
+        self.diverged = False
+
+    def look(self, report: dict[str, float]) -> None:
+        """Takes note of a report; what has diverged once stays so."""
+        if metrics.Q_BOUND not in report:
+            return
+        beyond = max(report[metrics.Q_POLICY], report[metrics.Q_DATASET]) > self._rule.factor * report[metrics.Q_BOUND]
+        self.in_a_row = self.in_a_row + 1 if beyond else 0
+        self.diverged = self.diverged or self.in_a_row >= self._rule.reports
+
+
+def value_bound(rewards: np.ndarray, terminals: np.ndarray, discount: float, bootstrap: bool) -> float:
+    """What no honest value passes.
 
     Args:
         rewards: (N,) float.
-        terminals: (N,) bool, last step of an episode; the last row ends one in any case.
+        terminals: (N,) bool, last step of an episode.
         discount: weight of the next step.
+        bootstrap: whether values go on beyond the time limit.
+    Returns:
+        the highest discounted return-to-go of the dataset; with bootstrapping, the highest reward for ever.
     """
-    ends = np.flatnonzero(terminals)
-    if not len(ends) or ends[-1] != len(rewards) - 1:
-        ends = np.append(ends, len(rewards) - 1)
-    lengths = np.diff(ends, prepend=-1)
-    to_go = np.zeros(len(ends))
-    highest = -np.inf
-    for back in range(int(lengths.max())):  # all episodes at once, from their last steps backwards
-        inside = back < lengths
-        to_go[inside] = rewards[ends[inside] - back] + discount * to_go[inside]
-        highest = max(highest, float(to_go[inside].max()))
-    return highest
+    if bootstrap:
+        return float(rewards.max()) / (1 - discount) if discount < 1 else np.inf
+    return discounted_returns(rewards, trajectory_ends(terminals), discount)[1]

@@ -13,6 +13,7 @@ from gems_ray.envs.rollout import LatentPolicy, SlateEpisodes, rollout, rollout_
 from gems_ray.envs.slate_env import SlateVectorEnv
 from gems_ray.rng import stream
 from gems_ray.simulator import TopicRec
+from gems_ray.simulator.items import topic_norms
 from gems_ray.simulator.policies import SLATE_POLICIES
 from gems_ray.world.bundle import World
 
@@ -27,7 +28,10 @@ class Evaluation:
     return_se: float  # standard error of the mean over users
     return_per_step: float
     distinct_items_per_slate: float
+    distinct_slates: int  # different slates among all that were shown to all users
+    repeated_slates: float  # share of slates that the same user had seen before in the episode
     catalogue_coverage: float  # share of all items that were shown at least once
+    topic_entropy: float  # of the shown items' topics, bits
     bored_topics: float  # mean number of topics that bore a user in a step
     users: int
 
@@ -38,7 +42,10 @@ class Evaluation:
             metrics.RETURN_SE: self.return_se,
             metrics.RETURN_PER_STEP: self.return_per_step,
             metrics.DISTINCT_ITEMS: self.distinct_items_per_slate,
+            metrics.DISTINCT_SLATES: self.distinct_slates,
+            metrics.REPEATED_SLATES: self.repeated_slates,
             metrics.COVERAGE: self.catalogue_coverage,
+            metrics.TOPIC_ENTROPY: self.topic_entropy,
             metrics.BORED_TOPICS: self.bored_topics,
         }
 
@@ -56,6 +63,7 @@ class Evaluator:
         self._world = world
         self._purpose = purpose
         self._users = users
+        self._item_topics = topic_norms(world.environment, world.items).argmax(axis=1)
 
     def latent_policy(self, policy: LatentPolicy) -> Evaluation:
         """Evaluates a policy from the world's beliefs to latents."""
@@ -81,20 +89,37 @@ class Evaluator:
         return TopicRec(self._world.environment, self._world.items, users=self._users, seed=rng)
 
     def _summarise(self, episodes: SlateEpisodes) -> Evaluation:
+        environment = self._world.environment
         shown = episodes.slates[:, 1:]
         returns = episodes.rewards.sum(axis=1, dtype=np.float64)
-        ordered = np.sort(shown, axis=2)
-        distinct = 1 + (ordered[:, :, 1:] != ordered[:, :, :-1]).sum(axis=2)
         deviation = returns.std(ddof=1) if len(returns) > 1 else 0.0
+        topics = np.bincount(self._item_topics[shown].ravel(), minlength=environment.num_topics)
+        # A slate as one opaque value of all its bytes: unique rows by sorting memory, not columns.
+        rows = np.ascontiguousarray(shown).view(np.dtype((np.void, shown.shape[2] * shown.itemsize)))[:, :, 0]
+        slates, numbers = np.unique(rows, return_inverse=True)
         return Evaluation(
             return_mean=float(returns.mean()),
             return_se=float(deviation / np.sqrt(len(returns))),
             return_per_step=float(returns.mean() / episodes.rewards.shape[1]),
-            distinct_items_per_slate=float(distinct.mean()),
-            catalogue_coverage=len(np.unique(shown)) / self._world.environment.num_items,
+            distinct_items_per_slate=float(_distinct_per_row(shown.reshape(-1, shown.shape[2])).mean()),
+            distinct_slates=len(slates),
+            repeated_slates=float(1 - _distinct_per_row(numbers.reshape(rows.shape)).mean() / rows.shape[1]),
+            catalogue_coverage=len(np.unique(shown)) / environment.num_items,
+            topic_entropy=_entropy_in_bits(topics),
             bored_topics=float(episodes.bored_topics.mean()),
             users=len(returns),
         )
+
+
+def _distinct_per_row(values: np.ndarray) -> np.ndarray:
+    """How many different values each row holds: (n, m) -> (n,)."""
+    ordered = np.sort(values, axis=1)
+    return 1 + (ordered[:, 1:] != ordered[:, :-1]).sum(axis=1)
+
+
+def _entropy_in_bits(counts: np.ndarray) -> float:
+    shares = counts[counts > 0] / counts.sum()
+    return float(-(shares * np.log2(shares)).sum())
 
 
 def offline_policy(algorithm: Algorithm, normalizer: Normalizer) -> LatentPolicy:

@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from gems_ray import metrics
 from gems_ray.algorithms import ALGORITHMS, Algorithm, make_algorithm
 from gems_ray.data.replay import ReplayBuffer
 from gems_ray.errors import DeviceError, GemsRayError
+from gems_ray.experiments.spec import TrainingSpec
 from gems_ray.flat_state import FlatState
-from gems_ray.training.diagnostics import Diagnostics, highest_return_to_go
+from gems_ray.training.diagnostics import Diagnostics, DivergenceWatch, value_bound
+from gems_ray.training.engine import make_engine
 from gems_ray.training.evaluate import Evaluator
 
 # Policies on this data change most within the first updates, so these are always looked at.
@@ -56,10 +57,8 @@ class Trainer:
         algorithm: name of the algorithm.
         settings: its settings that differ from the defaults.
         seed: experiment seed.
-        max_timesteps: updates in all.
-        evaluation_interval: updates between evaluations, after the early ones.
+        training: length, evaluations, device and more.
         evaluator: validation users; None where the dataset has no world.
-        device: cpu or cuda.
     """
 
     def __init__(
@@ -68,36 +67,48 @@ class Trainer:
         algorithm: str,
         settings: Mapping[str, Any],
         seed: int,
-        max_timesteps: int,
-        evaluation_interval: int,
+        training: TrainingSpec,
         evaluator: Evaluator | None,
-        device: str = "cpu",
     ) -> None:
+        device, max_timesteps = resolve_device(training.device), training.max_timesteps
         state_dim, action_dim = data.arrays["observations"].shape[1], data.arrays["actions"].shape[1]
         if "max_timesteps" in ALGORITHMS[algorithm].Config.model_fields:  # a schedule over the whole run
             settings = {"max_timesteps": max_timesteps, **settings}
         self.algorithm: Algorithm = make_algorithm(algorithm, state_dim, action_dim, settings, device, seed)
         config = self.algorithm.config
+        rewards, terminals = data.arrays["rewards"], data.arrays["terminals"]
         self.buffer = ReplayBuffer(
-            data.arrays,
-            data.action_center,
-            data.action_scale,
-            normalize_states=config.normalize_states,
+            state_dim,
+            action_dim,
+            len(rewards),
+            device,
             seed=seed,
-            device=device,
+            normalize_states=config.normalize_states,
+            action_center=data.action_center,
+            action_scale=data.action_scale,
+            reward_scale=config.reward_scale,
+            bootstrap_time_limit=config.bootstrap_time_limit,
         )
-        bound = highest_return_to_go(data.arrays["rewards"], data.arrays["terminals"], config.discount)
+        self.buffer.load_d4rl_dataset(data.arrays, self.algorithm.select_rows(rewards, terminals))
+        bound = self.buffer.reward_factor * value_bound(
+            rewards, terminals, config.discount, config.bootstrap_time_limit
+        )
         self._diagnostics = Diagnostics(self.buffer, bound, action_dim)
+        self._watch = DivergenceWatch(training.divergence)
+        self._engine = make_engine(self.algorithm, self.buffer, training.compile, max_timesteps)
         self._evaluator = evaluator
-        self._batch_size = config.batch_size
-        self._points = evaluation_points(max_timesteps, evaluation_interval)
+        self._points = evaluation_points(max_timesteps, training.evaluation_interval)
         self._max_timesteps = max_timesteps
-        self._losses = _LossMeans(self.algorithm)
         self._seconds = 0.0
         self.reported = -1  # updates at the last report
         self.best_return = -np.inf
         self.best_updates = -1
         self.last_report: Report = {}
+
+    @property
+    def diverged(self) -> bool:
+        """Whether Q-values have left what the rewards can pay."""
+        return self._watch.diverged
 
     @property
     def finished(self) -> bool:
@@ -116,12 +127,10 @@ class Trainer:
         """
         point = next(point for point in self._points if point > self.reported)
         start = time.perf_counter()
-        while self.algorithm.updates < point:
-            if stop():
-                self._seconds += time.perf_counter() - start
-                return None
-            self._losses.add(self.algorithm.update(self.buffer.sample(self._batch_size)))
+        self._engine.run(point, stop)
         self._seconds += time.perf_counter() - start
+        if self.algorithm.updates < point:
+            return None
         report = self._report()
         self.reported = point
         self.last_report = report
@@ -142,7 +151,7 @@ class Trainer:
         tensors = {
             **{f"algorithm.{key}": value for key, value in self.algorithm.state_dict().items()},
             **{f"buffer.{key}": value for key, value in self.buffer.state_dict().items()},
-            **{f"losses.{key}": value for key, value in self._losses.state_dict().items()},
+            **{f"losses.{key}": value for key, value in self._engine.losses.state_dict().items()},
         }
         facts = {
             "updates": self.algorithm.updates,
@@ -150,6 +159,8 @@ class Trainer:
             "best_return": self.best_return if np.isfinite(self.best_return) else None,
             "best_updates": self.best_updates,
             "seconds": self._seconds,
+            "reports_above_bound": self._watch.in_a_row,
+            "diverged": self.diverged,
             "last_report": {key: value for key, value in self.last_report.items() if value == value},
         }
         return tensors, facts
@@ -162,13 +173,14 @@ class Trainer:
             parts[part][rest] = value
         self.algorithm.load_state_dict(parts["algorithm"])
         self.buffer.load_state_dict(parts["buffer"])
-        self._losses.load_state_dict(parts["losses"])
+        self._engine.losses.load_state_dict(parts["losses"])
         self.reported, self.best_updates = facts["reported"], facts["best_updates"]
         self.best_return = -np.inf if facts["best_return"] is None else facts["best_return"]
+        self._watch.in_a_row, self._watch.diverged = facts["reports_above_bound"], facts["diverged"]
         self._seconds, self.last_report = facts["seconds"], dict(facts["last_report"])
 
     def _report(self) -> Report:
-        losses = self._losses.take()
+        losses = self._engine.losses.take()
         updates = self.algorithm.updates
         if updates and not all(np.isfinite(value) for value in losses.values() if value is not None):
             shown = ", ".join(f"{name} {value}" for name, value in losses.items())
@@ -176,48 +188,17 @@ class Trainer:
                 f"after {updates} updates a loss is not finite ({shown}). "
                 "Try a smaller learning_rate or alpha, or look at the dataset's rewards."
             )
+        values = self._diagnostics(self.algorithm)
+        self._watch.look(values)
         evaluation = self._evaluator.algorithm(self.algorithm, self.buffer.normalizer) if self._evaluator else None
         return {
             metrics.STEP: updates,
             metrics.SECONDS: round(self._seconds, 3),
             metrics.UPDATES_PER_SECOND: round(updates / self._seconds, 1) if self._seconds else 0.0,
             **{metrics.train(name): np.nan if value is None else value for name, value in losses.items()},
-            **self._diagnostics(self.algorithm),
+            **values,
             **(evaluation.as_metrics() if evaluation else {}),
         }
-
-
-class _LossMeans:
-    """Means of an algorithm's losses since the last report; they stay on the device until then."""
-
-    def __init__(self, algorithm: Algorithm) -> None:
-        zero = torch.zeros((), dtype=torch.float64, device=algorithm.device)
-        self._sums = {name: zero.clone() for name in algorithm.loss_names}
-        self._counts = dict.fromkeys(algorithm.loss_names, 0)
-
-    def add(self, losses: Mapping[str, Tensor]) -> None:
-        for name, value in losses.items():
-            self._sums[name] += value
-            self._counts[name] += 1
-
-    def take(self) -> dict[str, float | None]:
-        """The means, None where there was no loss; begins anew."""
-        means = {name: float(self._sums[name]) / count if count else None for name, count in self._counts.items()}
-        for name in self._sums:
-            self._sums[name].zero_()
-            self._counts[name] = 0
-        return means
-
-    def state_dict(self) -> FlatState:
-        return {
-            name: torch.stack([total.cpu(), torch.tensor(self._counts[name], dtype=torch.float64)])
-            for name, total in self._sums.items()
-        }
-
-    def load_state_dict(self, state: FlatState) -> None:
-        for name, pair in state.items():
-            self._sums[name].copy_(pair[0])
-            self._counts[name] = int(pair[1])
 
 
 def evaluation_points(max_timesteps: int, interval: int) -> list[int]:

@@ -10,7 +10,7 @@ import ray
 from ray import tune
 from ray.tune.experiment import Trial
 
-from gems_ray.experiments.run_folder import FAILED, FINISHED, CellFolder, RunFolder
+from gems_ray.experiments.run_folder import FAILED, WITH_RESULT, CellFolder, RunFolder
 from gems_ray.experiments.spec import Experiment, Resources
 from gems_ray.training.cell_run import training_data
 from gems_ray.training.sources import Source
@@ -44,7 +44,7 @@ def run_cells(
         resources: of one cell, known to fit on a node.
         watch: called at every change of a cell.
     """
-    todo = [cell for cell in experiment.cells() if run.cell(cell.name).status != FINISHED]
+    todo = [cell for cell in experiment.cells() if run.cell(cell.name).status not in WITH_RESULT]
     for cell in todo:
         run.cell(cell.name).forget_failure()
     # One reference per dataset, so that a node fetches only what its trials train on, and that once.
@@ -76,7 +76,7 @@ def run_cells(
     shutil.rmtree(scratch, ignore_errors=True)
     tuner.fit()
     shutil.rmtree(scratch, ignore_errors=True)
-    return any(run.cell(cell.name).status not in (FINISHED, FAILED) for cell in todo)
+    return any(run.cell(cell.name).status not in (*WITH_RESULT, FAILED) for cell in todo)
 
 
 class _Watch(tune.Callback):

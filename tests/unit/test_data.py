@@ -24,7 +24,10 @@ def plain_arrays(rows=6):
 
 def buffer(arrays, **options):
     center, scale = np.full(32, 0.5, dtype=np.float32), np.full(32, 2.0, dtype=np.float32)
-    return ReplayBuffer(arrays, center, scale, **options)
+    options = {"normalize_states": True, "action_center": center, "action_scale": scale} | options
+    replay = ReplayBuffer(20, 32, len(arrays["rewards"]), **options)
+    replay.load_d4rl_dataset(arrays)
+    return replay
 
 
 class TestCollection:

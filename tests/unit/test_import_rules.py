@@ -63,7 +63,7 @@ def test_ray_is_imported_under_tune_alone(path):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "analysis").rglob("*.py")), ids=lambda path: path.name)
 def test_analysis_reads_plain_files(path):
-    allowed = {"gems_ray.config", "gems_ray.errors", "gems_ray.files"}
+    allowed = {"gems_ray.config", "gems_ray.errors", "gems_ray.files", "gems_ray.metrics"}
     for module in imports(path):
         if module.split(".")[0] == "gems_ray":
             assert module in allowed or module.startswith("gems_ray.experiments"), module

@@ -13,7 +13,7 @@ from gems_ray.errors import DeviceError, RunFolderError, WorldError
 from gems_ray.experiments.run_folder import FINISHED, CellFolder, RunFolder
 from gems_ray.experiments.spec import check_experiment
 from gems_ray.training.cell_run import CellRun, check_world, read_checkpoint, training_data
-from gems_ray.training.diagnostics import highest_return_to_go
+from gems_ray.training.diagnostics import value_bound
 from gems_ray.training.evaluate import Evaluator
 from gems_ray.training.trainer import TrainingError, evaluation_points, resolve_device
 from tests.conftest import make_world
@@ -63,13 +63,16 @@ def test_evaluation_points():
     assert evaluation_points(7, 3) == [0, 3, 6, 7]
 
 
-def test_highest_return_to_go_by_hand():
+def test_value_bound_by_hand():
     rewards = np.array([1, 2, 3, 10, 0, 4], dtype=np.float32)
     terminals = np.array([0, 0, 1, 0, 1, 0], dtype=bool)
     # episodes (1, 2, 3), (10, 0) and the open (4): 1 + 0.5 * (2 + 0.5 * 3) = 2.75, 3.5, 3; 10, 0; 4
-    assert highest_return_to_go(rewards, terminals, 0.5) == 10
-    assert highest_return_to_go(rewards[:3], terminals[:3], 0.5) == pytest.approx(3.5)
-    assert highest_return_to_go(rewards[:3], terminals[:3], 1.0) == 6
+    assert value_bound(rewards, terminals, 0.5, bootstrap=False) == 10
+    assert value_bound(rewards[:3], terminals[:3], 0.5, bootstrap=False) == pytest.approx(3.5)
+    assert value_bound(rewards[:3], terminals[:3], 1.0, bootstrap=False) == 6
+    # beyond the time limit nothing pays more than the highest reward for ever: 10 / (1 - 0.5)
+    assert value_bound(rewards, terminals, 0.5, bootstrap=True) == 20
+    assert value_bound(rewards, terminals, 1.0, bootstrap=True) == np.inf
 
 
 def test_no_cuda_here_is_a_clear_error():

@@ -1,0 +1,93 @@
+"""Adam on a fixed list of parameters, as eager code and as code that a compiler can trace."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.optim.adam import adam
+
+from gems_ray.flat_state import FlatState
+
+BETAS, EPS = (0.9, 0.999), 1e-8
+
+
+class Adam:
+    """Adam (Kingma & Ba 2015) with torch's kernels.
+
+    torch.optim.Adam cannot be traced together with the loss that it minimises; this class calls the same functions on
+    tensors that exist from the start and never move, so that a captured graph keeps pointing at them.
+
+    Args:
+        parameters: what it moves.
+        learning_rate: step size.
+        cosine_steps: number of steps over which the step size falls to 0 by a cosine; None keeps it.
+    """
+
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], learning_rate: float, cosine_steps: int | None = None
+    ) -> None:
+        self.parameters = list(parameters)
+        self._learning_rate, self._cosine_steps = learning_rate, cosine_steps
+        device = self.parameters[0].device
+        self._state: dict[str, list[Tensor]] = {
+            "exp_avg": [torch.zeros_like(p, requires_grad=False) for p in self.parameters],
+            "exp_avg_sq": [torch.zeros_like(p, requires_grad=False) for p in self.parameters],
+            "step": [torch.zeros((), device=device) for _ in self.parameters],
+        }
+
+    def minimize(self, loss: Tensor) -> None:
+        """One step down the gradient of a scalar loss."""
+        self.step(torch.autograd.grad(loss, self.parameters))
+
+    def step(self, gradients: Sequence[Tensor]) -> None:
+        """One step; eager code leaves the gradients at the parameters."""
+        tracing = torch.compiler.is_compiling()
+        if not tracing:
+            for parameter, gradient in zip(self.parameters, gradients, strict=True):
+                parameter.grad = gradient
+        with torch.no_grad():
+            adam(
+                list(self.parameters),
+                list(gradients),
+                self._state["exp_avg"],
+                self._state["exp_avg_sq"],
+                [],
+                self._state["step"],
+                foreach=False,
+                fused=not tracing,  # the fused kernel cannot be traced; a compiler makes its own
+                capturable=tracing,
+                amsgrad=False,
+                beta1=BETAS[0],
+                beta2=BETAS[1],
+                lr=self._rate(),
+                weight_decay=0.0,
+                eps=EPS,
+                maximize=False,
+            )
+
+    def _rate(self) -> Tensor | float:
+        """The step size, from the steps taken so far: a tensor, so that compiled code follows the schedule."""
+        if self._cosine_steps is None:
+            return self._learning_rate
+        progress = (self._state["step"][0].double() / self._cosine_steps).clamp(max=1.0)
+        return self._learning_rate * (1 + torch.cos(math.pi * progress)) / 2
+
+    def gradient_norm(self) -> Tensor | None:
+        """Euclidean norm of the gradients of the last eager step; None before it."""
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        return torch.nn.utils.get_total_norm(gradients) if gradients else None
+
+    def state_dict(self) -> FlatState:
+        """Moments and step counters as `parameter index/entry`, copied to the CPU."""
+        return {
+            f"{index}/{entry}": tensor.cpu().clone()
+            for entry, tensors in self._state.items()
+            for index, tensor in enumerate(tensors)
+        }
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Fills the existing tensors from `state_dict`."""
+        for entry, tensors in self._state.items():
+            for index, tensor in enumerate(tensors):
+                tensor.copy_(state[f"{index}/{entry}"])

@@ -1,0 +1,221 @@
+"""How updates are executed: one by one, as compiled blocks, or as captured CUDA graphs.
+
+The algorithms do not see it: a block is a few calls of `learn`, traced as they stand.
+"""
+
+import shutil
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gems_ray.algorithms import Algorithm
+from gems_ray.algorithms.base import Noise
+from gems_ray.data.replay import Batch, ReplayBuffer
+from gems_ray.errors import DeviceError
+from gems_ray.flat_state import FlatState
+
+# On a CPU, compiling takes 15 to 30 seconds of a core and saves up to a fifth of the time of an update afterwards.
+UPDATES_WORTH_COMPILING = 100_000
+BLOCK_UPDATES = 4  # where updates are short: a call of compiled code costs 0.1 ms before it computes
+WARM_UP_RUNS = 3  # before a capture, as the CUDA manual asks
+
+
+class LossMeans:
+    """Means of an algorithm's losses since the last report; they stay on the device until then."""
+
+    def __init__(self, algorithm: Algorithm) -> None:
+        zero = torch.zeros((), dtype=torch.float64, device=algorithm.device)
+        self._sums = {name: zero.clone() for name in algorithm.loss_names}
+        self._counts = dict.fromkeys(algorithm.loss_names, 0)
+
+    def add(self, losses: Mapping[str, Tensor]) -> None:
+        """Adds the losses of one update on the device; `count` must hear of them too."""
+        for name, value in losses.items():
+            self._sums[name].add_(value)
+
+    def count(self, losses: Mapping[str, Tensor]) -> None:
+        """Counts the losses of one update."""
+        for name in losses:
+            self._counts[name] += 1
+
+    def take(self) -> dict[str, float | None]:
+        """The means, None where there was no loss; begins anew."""
+        means = {name: float(self._sums[name]) / count if count else None for name, count in self._counts.items()}
+        for name in self._sums:
+            self._sums[name].zero_()
+            self._counts[name] = 0
+        return means
+
+    def state_dict(self) -> FlatState:
+        """Sums and counts."""
+        return {
+            name: torch.stack([total.cpu(), torch.tensor(self._counts[name], dtype=torch.float64)])
+            for name, total in self._sums.items()
+        }
+
+    def load_state_dict(self, state: FlatState) -> None:
+        """Fills sums and counts from `state_dict`."""
+        for name, pair in state.items():
+            self._sums[name].copy_(pair[0])
+            self._counts[name] = int(pair[1])
+
+
+class Engine:
+    """Runs an algorithm's updates one by one.
+
+    Args:
+        algorithm: what learns.
+        buffer: what it learns from.
+    """
+
+    def __init__(self, algorithm: Algorithm, buffer: ReplayBuffer) -> None:
+        self.algorithm = algorithm
+        self.buffer = buffer
+        self.losses = LossMeans(algorithm)
+        self._batch_size = algorithm.config.batch_size
+
+    def run(self, until: int, stop: Callable[[], bool]) -> None:
+        """Updates until the algorithm has seen `until` in all, or until `stop` is true between two of them."""
+        while self.algorithm.updates < until and not stop():
+            self.update()
+
+    def update(self) -> None:
+        """One update."""
+        losses = self.algorithm.update(self.buffer.sample(self._batch_size))
+        self.losses.add(losses)
+        self.losses.count(losses)
+
+
+class CompiledEngine(Engine):
+    """Runs blocks of a few updates through torch's compiler, on CUDA as one captured graph.
+
+    A block starts at a multiple of its length. What is left before a report, at least one block, runs uncompiled, so
+    that the gradients of the last step can be read then. Which updates are compiled depends on the points of the
+    reports alone: an interrupted run continues with the same arithmetic.
+    """
+
+    def __init__(self, algorithm: Algorithm, buffer: ReplayBuffer) -> None:
+        super().__init__(algorithm, buffer)
+        short_updates = BLOCK_UPDATES // (algorithm.period * algorithm.pairs_per_transition)
+        self._length = algorithm.period * max(1, short_updates)
+        size = self._batch_size
+        self._rows = torch.zeros((self._length, size), dtype=torch.int64, device=algorithm.device)
+        self._batches: list[Batch] = []
+        if not buffer.on_device:  # gathered on the host, so outside of what is compiled
+            first = buffer.rows(torch.zeros(size, dtype=torch.int64))
+            self._batches = [Batch(*(column.clone() for column in first)) for _ in range(self._length)]
+        state = algorithm.generator.get_state()
+        self._noise = [algorithm.draw_noise(size) for _ in range(self._length)]
+        algorithm.generator.set_state(state)  # these draws only made the room
+        self._launch: Callable[[], list[dict[str, Tensor]]] | None = None
+
+    def run(self, until: int, stop: Callable[[], bool]) -> None:
+        """Blocks where they fit, single updates elsewhere; `stop` is heard between blocks."""
+        algorithm = self.algorithm
+        while algorithm.updates < until and not stop():
+            if algorithm.updates % self._length == 0 and algorithm.updates + 2 * self._length <= until:
+                self.block()
+            else:
+                self.update()
+
+    def block(self) -> None:
+        """One block."""
+        if self._launch is None:
+            self._launch = self._prepare()
+        self._fill()
+        for losses in self._launch():
+            self.losses.count(losses)
+        self.algorithm.updates += self._length
+
+    def _fill(self) -> None:
+        """Row numbers, noise and rates of the next block, into the tensors that the compiled code reads."""
+        for phase, noise in enumerate(self._noise):
+            rows = self.buffer.draw(self._batch_size)
+            if self._batches:
+                for static, column in zip(self._batches[phase], self.buffer.rows(rows), strict=True):
+                    static.copy_(column)
+            else:
+                self._rows[phase].copy_(rows)
+            for name, value in self.algorithm.draw_noise(self._batch_size).items():
+                noise[name].copy_(value)
+
+    def _prepare(self) -> Callable[[], list[dict[str, Tensor]]]:
+        compiled = compile_function(self._learn)
+
+        def launch() -> list[dict[str, Tensor]]:
+            losses = compiled(self._rows, self._batches, self._noise)
+            for of_update in losses:
+                self.losses.add(of_update)
+            return losses
+
+        return self._capture(launch) if self.algorithm.device.type == "cuda" else launch
+
+    def _learn(self, rows: Tensor, batches: list[Batch], noise: list[Noise]) -> list[dict[str, Tensor]]:
+        """The arithmetic of a block."""
+        return [
+            self.algorithm.learn(
+                batches[phase] if batches else self.buffer.rows(rows[phase]),
+                noise[phase],
+                phase % self.algorithm.period,
+            )
+            for phase in range(self._length)
+        ]
+
+    def _capture(self, launch: Callable[[], list[dict[str, Tensor]]]) -> Callable[[], list[dict[str, Tensor]]]:
+        """Records the kernels of `launch` once; what is returned plays them again with one call."""
+        algorithm = self.algorithm
+        before = algorithm.state_dict(), self.losses.state_dict()
+        stream = torch.cuda.Stream(algorithm.device)
+        stream.wait_stream(torch.cuda.current_stream(algorithm.device))
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UP_RUNS):
+                launch()
+        torch.cuda.current_stream(algorithm.device).wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            losses = launch()
+        algorithm.load_state_dict(before[0])  # the warm-up has trained
+        self.losses.load_state_dict(before[1])
+
+        def replay() -> list[dict[str, Tensor]]:
+            graph.replay()
+            return losses
+
+        return replay
+
+
+def make_engine(algorithm: Algorithm, buffer: ReplayBuffer, mode: str, updates: int) -> Engine:
+    """The engine of a run.
+
+    Args:
+        algorithm: what learns.
+        buffer: what it learns from.
+        mode: `on`, `off`, or `auto`: on CUDA, and on a CPU with a C++ compiler for runs of 100,000 updates and more.
+        updates: length of the run.
+    Raises:
+        DeviceError: `on` was asked for and there is no C++ compiler.
+    """
+    cuda, compiler = algorithm.device.type == "cuda", shutil.which("g++") is not None
+    if mode == "on" and not compiler:
+        raise DeviceError("training.compile on: torch needs g++, which is not here. Install it, or set compile to off.")
+    worthwhile = compiler and (cuda or updates >= UPDATES_WORTH_COMPILING)
+    return (
+        CompiledEngine(algorithm, buffer)
+        if mode == "on" or (mode == "auto" and worthwhile)
+        else Engine(algorithm, buffer)
+    )
+
+
+def compile_function(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function through torch's compiler as one graph, gradients and optimiser included."""
+    compiled = torch.compile(
+        function, fullgraph=True, dynamic=False, options={"compile_threads": 1, "cpp_wrapper": True}
+    )
+
+    def call(*arguments: Any) -> Any:
+        with torch._dynamo.config.patch(trace_autograd_ops=True):
+            return compiled(*arguments)
+
+    return call
