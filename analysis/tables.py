@@ -234,6 +234,5 @@ def notes(table: pd.DataFrame) -> list[str]:
 def _divergence(table: pd.DataFrame) -> list[str]:
     rows = table[table["diverged"] > 0].to_dict("records")
     return [
-        f"diverged: {row['diverged']:.0f} of {row['seeds']} {row['algorithm']} in {row['environment']}."
-        for row in rows
+        f"diverged: {row['diverged']:.0f} of {row['seeds']} {row['algorithm']} in {row['environment']}." for row in rows
     ]

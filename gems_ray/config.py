@@ -128,6 +128,21 @@ def plain(data: Any) -> Any:
     return data
 
 
+def parse_yaml_value(text: str, where: str) -> Any:
+    """A single YAML value: `0.8` is a number, `[64, 64]` a list.
+
+    Args:
+        text: the value.
+        where: for the message.
+    Raises:
+        ConfigError: not YAML.
+    """
+    try:
+        return plain(YAML(typ="safe", pure=True).load(text))
+    except MarkedYAMLError as error:
+        raise ConfigError(f"{where}: not valid YAML: {error.problem}.") from None
+
+
 def dump_yaml(data: Any) -> str:
     """Plain data as block-style YAML, keys in their order."""
     yaml = YAML(typ="safe", pure=True)

@@ -31,7 +31,8 @@ def train(
         int | None, typer.Option("--batch_size", "--batch-size", help="Transitions per update.")
     ] = None,
     alpha: Annotated[
-        float | None, typer.Option(help="TD3+BC: weight of the Q term; larger is more RL, 0 is pure cloning.")
+        float | None,
+        typer.Option(help="TD3+BC: weight of the Q term; larger is more RL, 0 is pure cloning. CQL: conservatism."),
     ] = None,
     discount: Annotated[float | None, typer.Option(help="Weight of the next step's value.")] = None,
     tau: Annotated[float | None, typer.Option(help="Polyak step of the targets.")] = None,
@@ -45,10 +46,17 @@ def train(
         float | None, typer.Option("--learning_rate", "--learning-rate", help="Adam's step size.")
     ] = None,
     normalize: Annotated[bool, typer.Option("--normalize/--no-normalize", help="Normalise states.")] = True,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Any other setting of the algorithm; may be repeated."),
+    ] = None,
     quality: Annotated[str, typer.Option(help="Quality of the environment's dataset.")] = "expert",
     dataset: Annotated[Path | None, typer.Option(help="Own npz, in place of the environment's.")] = None,
     world: Annotated[str | None, typer.Option(help="World bundle, in place of the shipped one.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    compile_mode: Annotated[
+        str, typer.Option("--compile", help="auto, on or off: compile the updates; auto does for long runs.")
+    ] = "auto",
     storage: Annotated[Path, typer.Option(help="Folder of the run folders.")] = Path("runs"),
     name: Annotated[str | None, typer.Option(help="Name of the run folder [default: from the settings].")] = None,
 ) -> None:
@@ -74,6 +82,7 @@ def train(
         "learning_rate": learning_rate,
     }
     settings: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    settings |= _parse_settings(setting or [])
     if not normalize:
         settings["normalize_states"] = False
     experiment = check_experiment(
@@ -88,6 +97,7 @@ def train(
                 "max_timesteps": max_timesteps,
                 "evaluation_interval": evaluation_interval,
                 "device": device,
+                "compile": compile_mode,
             },
         }
     )
@@ -110,6 +120,20 @@ def train(
         _train_until_signal(cell_run, say)
     print_table(run)
     say(f"Run folder: {run.path}")
+
+
+def _parse_settings(texts: list[str]) -> dict[str, Any]:
+    """`NAME=VALUE` texts, with values as YAML."""
+    from gems_ray.config import parse_yaml_value
+    from gems_ray.errors import ConfigError
+
+    settings = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise ConfigError(f"--set {text}: expected NAME=VALUE, for example --set expectile=0.8.")
+        settings[name] = parse_yaml_value(value, f"--set {text}")
+    return settings
 
 
 def _train_until_signal(cell_run: "CellRun", say: "Callable[[str], None]") -> None:

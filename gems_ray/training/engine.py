@@ -3,8 +3,11 @@
 The algorithms do not see it: a block is a few calls of `learn`, traced as they stand.
 """
 
+import importlib.util
 import shutil
+import sysconfig
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -142,7 +145,7 @@ class CompiledEngine(Engine):
                 noise[name].copy_(value)
 
     def _prepare(self) -> Callable[[], list[dict[str, Tensor]]]:
-        compiled = compile_function(self._learn)
+        compiled = compile_function(self._learn, self.algorithm.device.type == "cuda")
 
         def launch() -> list[dict[str, Tensor]]:
             losses = compiled(self._rows, self._batches, self._noise)
@@ -192,27 +195,40 @@ def make_engine(algorithm: Algorithm, buffer: ReplayBuffer, mode: str, updates: 
     Args:
         algorithm: what learns.
         buffer: what it learns from.
-        mode: `on`, `off`, or `auto`: on CUDA, and on a CPU with a C++ compiler for runs of 100,000 updates and more.
+        mode: `on`, `off`, or `auto`: on CUDA, and on a CPU for runs of 100,000 updates and more, where a compiler is.
         updates: length of the run.
     Raises:
-        DeviceError: `on` was asked for and there is no C++ compiler.
+        DeviceError: `on` was asked for and there is no compiler.
     """
-    cuda, compiler = algorithm.device.type == "cuda", shutil.which("g++") is not None
-    if mode == "on" and not compiler:
-        raise DeviceError("training.compile on: torch needs g++, which is not here. Install it, or set compile to off.")
-    worthwhile = compiler and (cuda or updates >= UPDATES_WORTH_COMPILING)
-    return (
-        CompiledEngine(algorithm, buffer)
-        if mode == "on" or (mode == "auto" and worthwhile)
-        else Engine(algorithm, buffer)
-    )
+    if mode == "off":
+        return Engine(algorithm, buffer)
+    cuda = algorithm.device.type == "cuda"
+    missing = missing_for_compilation(cuda)
+    if mode == "on" and missing:
+        raise DeviceError(f"training.compile on: {missing} is not here. Install it, or set training.compile to off.")
+    if mode == "on" or (not missing and (cuda or updates >= UPDATES_WORTH_COMPILING)):
+        return CompiledEngine(algorithm, buffer)
+    return Engine(algorithm, buffer)
 
 
-def compile_function(function: Callable[..., Any]) -> Callable[..., Any]:
+def missing_for_compilation(cuda: bool) -> str | None:
+    """What torch's compiler needs and this machine lacks; None when nothing is missing."""
+    if shutil.which("g++") is None:
+        return "g++"
+    if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
+        return "Python.h (Debian: python3-dev)"
+    if cuda and importlib.util.find_spec("triton") is None:
+        return "triton"
+    return None
+
+
+def compile_function(function: Callable[..., Any], cuda: bool) -> Callable[..., Any]:
     """The function through torch's compiler as one graph, gradients and optimiser included."""
-    compiled = torch.compile(
-        function, fullgraph=True, dynamic=False, options={"compile_threads": 1, "cpp_wrapper": True}
-    )
+    torch.compiler.reset()  # torch keeps a few versions of a function only, and a process may train many cells
+    options: dict[str, Any] = {"compile_threads": 1}  # the other cores belong to other cells
+    if not cuda:
+        options["cpp_wrapper"] = True
+    compiled = torch.compile(function, fullgraph=True, dynamic=False, options=options)
 
     def call(*arguments: Any) -> Any:
         with torch._dynamo.config.patch(trace_autograd_ops=True):

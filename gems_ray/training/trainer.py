@@ -17,6 +17,7 @@ from gems_ray.flat_state import FlatState
 from gems_ray.training.diagnostics import Diagnostics, DivergenceWatch, value_bound
 from gems_ray.training.engine import make_engine
 from gems_ray.training.evaluate import Evaluator
+from gems_ray.training.memory import out_of_memory_message
 
 # Policies on this data change most within the first updates, so these are always looked at.
 EARLY_EVALUATIONS = (0, 50, 100, 250, 500, 1_000)
@@ -123,11 +124,14 @@ class Trainer:
         Returns:
             the report, or None when stopped before the evaluation was due.
         Raises:
-            TrainingError: a loss is not finite.
+            TrainingError: a loss is not finite, or the GPU's memory is exhausted.
         """
         point = next(point for point in self._points if point > self.reported)
         start = time.perf_counter()
-        self._engine.run(point, stop)
+        try:
+            self._engine.run(point, stop)
+        except torch.OutOfMemoryError:
+            raise TrainingError(out_of_memory_message(self.algorithm, self.buffer)) from None
         self._seconds += time.perf_counter() - start
         if self.algorithm.updates < point:
             return None

@@ -56,6 +56,7 @@ def run_cells(
             "environment": cell.environment,
             "world": _anywhere(experiment.world(cell.environment)),
             "cpu": resources.cpu,
+            "gpu": resources.gpu,
         }
         for cell in todo
     ]

@@ -21,9 +21,9 @@ SLICE_SECONDS = 2.0  # of training between two signs of life
 class CellTrainable(tune.Trainable):
     """Trains a cell in its folder, from its last checkpoint if there is one.
 
-    `config["cell"]` holds the cell's folder, label, environment, world and CPUs. The datasets come by environment as
-    references into the object store, of which a trial fetches its own alone: read-only arrays in shared memory, one
-    copy per node.
+    `config["cell"]` holds the cell's folder, label, environment, world, CPUs and share of a GPU. The datasets come by
+    environment as references into the object store, of which a trial fetches its own alone: read-only arrays in shared
+    memory, one copy per node.
     """
 
     def setup(self, config: dict[str, Any], datasets: Mapping[str, "ray.ObjectRef[TrainingData]"]) -> None:
@@ -71,6 +71,8 @@ class CellTrainable(tune.Trainable):
     def _open(self) -> None:
         cell = self.config["cell"]
         torch.set_num_threads(max(1, int(cell["cpu"])))
+        if torch.cuda.is_available() and 0 < cell["gpu"] < 1:  # Ray divides a GPU's time, not its memory
+            torch.cuda.set_per_process_memory_fraction(cell["gpu"])
         data = ray.get(self._datasets[cell["environment"]])
         world = find_world(cell["world"]) if data.world_fingerprint else None
         self._cell = CellRun(CellFolder(Path(cell["folder"])), data, world)

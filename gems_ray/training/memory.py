@@ -1,0 +1,51 @@
+"""What to tell a user whose batch does not fit into a GPU's memory."""
+
+from collections.abc import Callable
+
+import torch
+
+from gems_ray.algorithms import Algorithm
+from gems_ray.data.replay import ReplayBuffer
+
+PROBES = (64, 128)  # batch sizes whose memory is measured; what an update needs grows linearly with the batch
+
+
+def out_of_memory_message(algorithm: Algorithm, buffer: ReplayBuffer) -> str:
+    """One line: the batch size that did not fit, one that would, and the two ways out."""
+    batch_size = algorithm.config.batch_size
+    fitting = largest_batch(algorithm, buffer)
+    setting = f"settings.{algorithm.name}.batch_size"
+    smaller = f"Set {setting} to {fitting}" if fitting else "Not even a small batch fits: free the GPU"
+    return f"{setting} {batch_size}: the GPU's memory is exhausted. {smaller}, or train on the CPU (device: cpu)."
+
+
+def largest_batch(algorithm: Algorithm, buffer: ReplayBuffer) -> int:
+    """The largest power of two that fits as batch size on the algorithm's GPU, 0 for none; updates the algorithm."""
+    device = algorithm.device
+
+    def needed(batch_size: int) -> int:
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        algorithm.update(buffer.sample(batch_size))
+        return torch.cuda.max_memory_allocated(device) - before
+
+    torch.cuda.empty_cache()
+    free, total = torch.cuda.mem_get_info(device)
+    allowed = torch.cuda.get_per_process_memory_fraction(device) * total - torch.cuda.memory_reserved(device)
+    try:
+        return batch_that_fits(needed, int(min(free, allowed)))
+    except torch.OutOfMemoryError:
+        return 0
+
+
+def batch_that_fits(needed: Callable[[int], int], free: int) -> int:
+    """The largest power of two whose update needs no more than the free memory; 0 if there is none.
+
+    Args:
+        needed: bytes that an update of a batch size takes, measured at small ones.
+        free: bytes.
+    """
+    small, large = (needed(batch_size) for batch_size in PROBES)
+    per_row = max(1.0, (large - small) / (PROBES[1] - PROBES[0]))
+    rows = int((free - (small - per_row * PROBES[0])) // per_row)
+    return 1 << (rows.bit_length() - 1) if rows > 0 else 0

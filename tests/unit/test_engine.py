@@ -1,0 +1,113 @@
+"""Compiled updates: the same learning as one by one, continued exactly, from data on the device or on the host."""
+
+import numpy as np
+import pytest
+import torch
+
+from gems_ray.algorithms import make_algorithm
+from gems_ray.data.replay import ReplayBuffer
+from gems_ray.errors import DeviceError
+from gems_ray.training import engine as engines
+from gems_ray.training.engine import CompiledEngine, Engine, make_engine
+from tests.unit.test_data import plain_arrays
+
+NETWORKS = {"hidden_sizes": [16, 16], "batch_size": 32}
+SETTINGS = {
+    "td3_bc": NETWORKS | {"policy_freq": 3},
+    "iql": NETWORKS | {"max_timesteps": 50},
+    "cql": NETWORKS | {"num_actions": 2, "lagrange": True, "max_target_backup": True, "target_update_period": 2},
+    "bc": NETWORKS,
+    "bc_best": NETWORKS | {"best_fraction": 0.5},
+}
+NEEDS_COMPILER = pytest.mark.skipif(
+    engines.missing_for_compilation(False) is not None, reason=f"no {engines.missing_for_compilation(False)}"
+)
+
+
+def parts(name, seed=0):
+    arrays = plain_arrays(300)
+    algorithm = make_algorithm(name, 20, 32, SETTINGS[name], seed=seed)
+    buffer = ReplayBuffer(20, 32, 300, seed=seed, normalize_states=True)
+    buffer.load_d4rl_dataset(arrays, algorithm.select_rows(arrays["rewards"], arrays["terminals"]))
+    return algorithm, buffer
+
+
+def run(engine, until, reports=(30,)):
+    for point in [point for point in reports if point < until] + [until]:
+        engine.run(point, lambda: False)
+    return engine
+
+
+def state(engine):
+    losses = {f"losses.{key}": value for key, value in engine.losses.state_dict().items()}
+    return engine.algorithm.state_dict() | engine.buffer.state_dict() | losses
+
+
+@NEEDS_COMPILER
+@pytest.mark.parametrize("name", sorted(SETTINGS))
+def test_compiled_updates_learn_the_same(name):
+    one_by_one, compiled = state(run(Engine(*parts(name)), 40)), state(run(CompiledEngine(*parts(name)), 40))
+    assert one_by_one.keys() == compiled.keys()
+    for key, value in one_by_one.items():
+        torch.testing.assert_close(compiled[key], value, rtol=1e-3, atol=1e-4, msg=key)
+    assert torch.equal(one_by_one["noise_generator"], compiled["noise_generator"])
+
+
+@NEEDS_COMPILER
+@pytest.mark.parametrize("stop_after", [1, 5, 28, 31, 37])
+def test_interrupted_block_continues_bit_for_bit(stop_after):
+    """Blocks are of 3 updates here and the reports at 31 and 40 fall into the middle of one."""
+    whole = state(run(CompiledEngine(*parts("td3_bc")), 40, reports=(31,)))
+    first = CompiledEngine(*parts("td3_bc"))
+    for point in (31, 40):
+        first.run(point, lambda: first.algorithm.updates >= stop_after)
+    assert stop_after <= first.algorithm.updates < stop_after + 3
+    second = CompiledEngine(*parts("td3_bc", seed=9))
+    second.algorithm.load_state_dict(first.algorithm.state_dict())
+    second.buffer.load_state_dict(first.buffer.state_dict())
+    second.losses.load_state_dict(first.losses.state_dict())
+    again = state(run(second, 40, reports=[point for point in (31,) if point > second.algorithm.updates]))
+    for key, value in whole.items():
+        assert torch.equal(value, again[key]), key
+
+
+@NEEDS_COMPILER
+def test_batches_gathered_on_the_host_are_the_same(monkeypatch):
+    """What a GPU does whose memory is too small for the dataset."""
+    expected = state(run(CompiledEngine(*parts("bc")), 20))
+    monkeypatch.setattr(ReplayBuffer, "_fits", lambda self, columns: False)
+    algorithm, buffer = parts("bc")
+    assert not buffer.on_device
+    for key, value in state(run(CompiledEngine(algorithm, buffer), 20)).items():
+        torch.testing.assert_close(value, expected[key], rtol=1e-5, atol=1e-6)
+
+
+@NEEDS_COMPILER
+def test_gradients_can_be_read_at_a_report():
+    engine = run(CompiledEngine(*parts("bc")), 20)
+    norm = float(engine.algorithm.optimizers["actor"].gradient_norm())
+    squares = sum(float(p.grad.square().sum()) for p in engine.algorithm.actor.parameters())
+    assert norm == pytest.approx(squares**0.5, rel=1e-5)
+
+
+def test_losses_are_means_over_the_updates_that_had_them():
+    engine = Engine(*parts("td3_bc"))
+    seen = []
+    for _ in range(6):
+        before = engine.losses.state_dict()["actor_loss"][0]
+        engine.update()
+        seen.append(float(engine.losses.state_dict()["actor_loss"][0] - before))
+    assert np.flatnonzero(seen).tolist() == [2, 5]
+    assert engine.losses.take()["actor_loss"] == pytest.approx(sum(seen) / 2)
+    assert engine.losses.take()["actor_loss"] is None
+
+
+def test_which_engine_runs(monkeypatch):
+    algorithm, buffer = parts("bc")
+    monkeypatch.setattr(engines, "missing_for_compilation", lambda cuda: None)
+    kinds = [type(make_engine(algorithm, buffer, *case)) for case in (("off", 10**6), ("auto", 10), ("auto", 10**6), ("on", 10))]
+    assert kinds == [Engine, Engine, CompiledEngine, CompiledEngine]
+    monkeypatch.setattr(engines, "missing_for_compilation", lambda cuda: "g++")
+    assert type(make_engine(algorithm, buffer, "auto", 10**6)) is Engine
+    with pytest.raises(DeviceError, match=r"compile on: g\+\+ is not here"):
+        make_engine(algorithm, buffer, "on", 10)
