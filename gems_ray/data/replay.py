@@ -130,11 +130,11 @@ class ReplayBuffer:
         """
         if self._columns:
             raise DatasetError("load_d4rl_dataset: the buffer holds a dataset already. Make another buffer.")
-        size = len(data["rewards"]) if "rewards" in data else 0
+        if missing := [name for name in REQUIRED if name not in data]:
+            raise DatasetError(f"load_d4rl_dataset: `{missing[0]}` is missing. Found {', '.join(data) or 'nothing'}.")
+        size = len(data["rewards"])
         for name in REQUIRED:
             expected = (size, *self._shapes.get(name, ()))
-            if name not in data:
-                raise DatasetError(f"load_d4rl_dataset: `{name}` is missing. Found {', '.join(data) or 'nothing'}.")
             if data[name].shape not in (expected, (*expected, 1)):
                 raise DatasetError(f"load_d4rl_dataset: `{name}`: expected {expected}, found {data[name].shape}.")
         if not 0 < size <= self._buffer_size:

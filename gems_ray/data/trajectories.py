@@ -1,6 +1,10 @@
 """Whole trajectories of a dataset: where they lie, what they return."""
 
+from itertools import pairwise
+
 import numpy as np
+
+LONGEST_TRAJECTORY = 1_000  # steps, the limit of CORL's ranking
 
 
 def trajectory_ends(terminals: np.ndarray) -> np.ndarray:
@@ -38,7 +42,8 @@ def discounted_returns(rewards: np.ndarray, ends: np.ndarray, discount: float) -
 def best_trajectories(rewards: np.ndarray, terminals: np.ndarray, fraction: float, discount: float) -> np.ndarray:
     """Rows of the trajectories with the highest discounted returns, best first, each from its start to its end.
 
-    A trajectory without an end in the data is not ranked, unless there is no other.
+    As in CORL, a trajectory also ends after 1,000 steps, and rows at the end of the data that finish none are left out,
+    unless there is no trajectory at all.
 
     Args:
         rewards: (N,) float.
@@ -48,7 +53,9 @@ def best_trajectories(rewards: np.ndarray, terminals: np.ndarray, fraction: floa
     Returns:
         (n,) int64.
     """
-    ends = np.flatnonzero(terminals)
+    starts = np.concatenate([[0], np.flatnonzero(terminals) + 1, [len(terminals)]])
+    limits = [np.arange(start, end, LONGEST_TRAJECTORY)[1:] - 1 for start, end in pairwise(starts)]
+    ends = np.union1d(np.flatnonzero(terminals), np.concatenate(limits)).astype(np.int64)
     if not len(ends):
         return np.arange(len(rewards))
     starts = np.concatenate([[0], ends[:-1] + 1])

@@ -9,6 +9,7 @@ import torch
 
 from gems_ray.algorithms import make_algorithm
 from gems_ray.data.replay import state_statistics
+from gems_ray.data.trajectories import best_trajectories
 
 FOLDER = Path(__file__).parent / "algorithms"
 
@@ -127,3 +128,10 @@ def test_state_statistics():
     np.testing.assert_allclose(std, recorded["state_std"], rtol=0, atol=5e-6)
     rows = (recorded["in/observations"][:5] - mean) / std
     np.testing.assert_allclose(rows, recorded["normalized_first5"], rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.5, 1.0])
+def test_best_trajectories(fraction):
+    recorded = load("preprocess.npz")
+    rows = best_trajectories(recorded["in/rewards"], recorded["in/terminals"], fraction, 0.99)
+    np.testing.assert_array_equal(rows, recorded[f"keep_best_{fraction}_order"])

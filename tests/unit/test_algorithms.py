@@ -5,8 +5,11 @@ import pytest
 import torch
 
 from gems_ray.algorithms import ALGORITHMS, make_algorithm
-from gems_ray.data.replay import Batch
+from gems_ray.algorithms.conservative import conservative_gradients
+from gems_ray.algorithms.cql import CQLCritic
+from gems_ray.data.replay import Batch, ReplayBuffer
 from gems_ray.errors import ConfigError, UnknownNameError
+from tests.unit.test_data import plain_arrays
 
 SMALL = {"hidden_sizes": [32, 32], "batch_size": 64}
 
@@ -30,6 +33,12 @@ def assert_same(first, second):
     assert first.keys() == second.keys()
     for key in first:
         assert torch.equal(first[key], second[key]), key
+
+
+def tensors(algorithm):
+    """Everything that an update changes."""
+    moments = [t for o in algorithm.optimizers.values() for group in o._state.values() for t in group]
+    return [*(p for network in algorithm.networks.values() for p in network.parameters()), *moments]
 
 
 @pytest.fixture(params=sorted(ALGORITHMS))
@@ -98,6 +107,47 @@ class TestContract:
         algorithm, batch = make(name), random_batch()
         values = algorithm.q_values(batch.states, batch.actions)
         assert values is None or values.shape == (64,)
+
+    def test_read_only_dataset_gives_the_same_result(self, name):
+        algorithms = make(name), make(name)
+        for algorithm, writable in zip(algorithms, (True, False), strict=True):
+            arrays = plain_arrays(200)
+            for array in arrays.values():
+                array.flags.writeable = writable
+            replay = ReplayBuffer(20, 32, 200, normalize_states=True)
+            replay.load_d4rl_dataset(arrays, algorithm.select_rows(arrays["rewards"], arrays["terminals"]))
+            for _ in range(4):
+                algorithm.update(replay.sample(64))
+        assert_same(*(algorithm.state_dict() for algorithm in algorithms))
+
+    def test_state_is_loaded_in_place(self, name):
+        """Captured graphs and compiled code hold on to the tensors that they were made with."""
+        algorithm, other = make(name), make(name, seed=1)
+        other.update(random_batch())
+        places = [tensor.data_ptr() for tensor in tensors(algorithm)]
+        algorithm.load_state_dict(other.state_dict())
+        algorithm.update(random_batch())
+        assert [tensor.data_ptr() for tensor in tensors(algorithm)] == places
+
+    def test_diagnostics_are_the_named_ones(self, name):
+        algorithm, batch = make(name), random_batch()
+        found = algorithm.diagnose(batch)
+        assert set(found) == set(algorithm.diagnostic_names)
+        assert all(value.ndim == 0 for value in found.values())
+        values, following = algorithm.q_values(batch.states, batch.actions), algorithm.next_values(batch.next_states)
+        assert (values is None) == (following is None)
+        assert following is None or following.shape == (64,)
+
+    def test_learning_draws_nothing_by_itself(self, name):
+        """The same batch and noise, whatever the generators' state: what a captured graph relies on."""
+        first, second = make(name), make(name)
+        noise = first.draw_noise(64)
+        second.generator.manual_seed(99)
+        torch.manual_seed(99)
+        for algorithm in (first, second):
+            algorithm.update(random_batch(), noise)
+        states = [{k: v for k, v in a.state_dict().items() if k != "noise_generator"} for a in (first, second)]
+        assert_same(*states)
 
     def test_toy_problem_with_a_known_answer(self, name):
         """One step, logged around the best action: cloning and reinforcement learning agree on the answer."""
@@ -196,3 +246,83 @@ class TestTD3BC:
         states = torch.randn((512, 20), generator=generator)
         actions = (0.5 + 0.35 * torch.randn((512, 32), generator=generator)).clamp(-1, 1)
         return float((algorithm.act(states) - actions).square().mean())
+
+
+class TestIQL:
+    def test_rate_of_the_actor_falls_by_a_cosine_to_zero(self):
+        algorithm, batch = make("iql", max_timesteps=4), random_batch()
+        moved = []
+        for _ in range(6):
+            before = algorithm.state_dict()["actor.net.net.2.weight"]
+            algorithm.update(batch)
+            moved.append(float((algorithm.state_dict()["actor.net.net.2.weight"] - before).abs().max()))
+        # Adam's first step is as large as the rate: (1 + cos 0) / 2 = 1; after 4 updates the rate stays 0.
+        assert moved[0] == pytest.approx(3e-4, rel=0.01)
+        assert moved[0] > moved[2] > moved[3] > 0
+        assert moved[4] == moved[5] == 0
+
+    def test_advantage_statistics_by_hand(self):
+        algorithm = make("iql", beta=1.0, largest_weight=100.0)
+        state = algorithm.state_dict()
+        for key in state:
+            if key.startswith(("qf", "q_target", "vf")):
+                state[key].zero_()
+            if key in ("q_target.q1.net.4.bias", "q_target.q2.net.4.bias"):
+                state[key].fill_(5.0)
+        algorithm.load_state_dict(state)
+        found = {name: value.item() for name, value in algorithm.diagnose(random_batch()).items()}
+        assert found == {"advantage_q90": 5.0, "advantage_near_zero": 0.0, "weight_clipped": 1.0}  # exp(5) > 100
+
+
+class TestBestBC:
+    def test_clones_the_best_trajectories_only(self):
+        rewards = np.array([0, 0, 5, 5, 1, 1, 9], dtype=np.float32)
+        terminals = np.array([0, 1, 0, 1, 0, 1, 0], dtype=bool)  # the last step belongs to an open episode
+        assert make("bc_best", best_fraction=0.4).select_rows(rewards, terminals).tolist() == [2, 3]
+        assert make("bc_best", best_fraction=0.7).select_rows(rewards, terminals).tolist() == [2, 3, 4, 5]
+        assert make("bc", discount=0.9).select_rows(rewards, terminals) is None
+
+
+class TestCQL:
+    @pytest.mark.parametrize("importance", [True, False])
+    @pytest.mark.parametrize(("low", "high"), [(None, None), (-0.3, 0.2), (0.0, None)])
+    @pytest.mark.parametrize("rows", [1, 70])
+    def test_written_out_gradient_is_that_of_the_loss(self, importance, low, high, rows):
+        """The loss of the docstring through autograd; 70 states of 31 actions are several parts."""
+        generator = torch.Generator().manual_seed(0)
+        critic = CQLCritic(20, 32, (16, 16, 16)).double()
+        for parameter in critic.parameters():
+            parameter.data.normal_(std=0.3, generator=generator)
+        states = torch.randn((rows, 20), generator=generator, dtype=torch.float64)
+        actions = torch.randn((rows, 31, 32), generator=generator, dtype=torch.float64)
+        density = torch.randn((rows, 30), generator=generator, dtype=torch.float64) if importance else None
+        target = torch.randn(rows, generator=generator, dtype=torch.float64)
+        weight, temperature = torch.tensor(3.0, dtype=torch.float64), 1.7
+
+        values = critic.many(states, actions)
+        predicted = values[:, -1]
+        scores = values if density is None else values[:, :-1] - density
+        gap = temperature * torch.logsumexp(scores / temperature, dim=1) - predicted
+        gap = gap if low is None and high is None else gap.clamp(low, high)
+        loss = (predicted - target).square().mean() + weight * (gap.mean() - 0.5)
+        expected = [loss.detach(), gap.mean().detach(), *torch.autograd.grad(loss, list(critic.parameters()))]
+
+        parameters = [parameter.detach() for parameter in critic.parameters()]
+        found = conservative_gradients(
+            parameters, states, actions, density, target, weight, temperature, low, high, 0.5
+        )
+        for ours, theirs in zip(found, expected, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+
+    def test_larger_alpha_pushes_unseen_actions_further_down(self):
+        """The gap between logged and uniform actions grows with the weight of the conservative term."""
+        gaps = []
+        for alpha in (0.0, 1.0, 10.0):
+            algorithm = make("cql", alpha=alpha, num_actions=4, critic_learning_rate=1e-3)
+            for seed in range(60):
+                algorithm.update(random_batch(seed=seed)._replace(actions=torch.full((64, 32), 0.5)))
+            batch = random_batch(seed=99)
+            logged = algorithm.q_values(batch.states, torch.full((64, 32), 0.5))
+            gaps.append(float((logged - algorithm.q_values(batch.states, batch.actions)).mean()))
+        assert gaps == sorted(gaps)
+        assert gaps[2] > gaps[0] + 1

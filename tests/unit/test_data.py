@@ -239,6 +239,67 @@ class TestReplay:
         rewards = torch.cat([buffer(arrays, seed=0).sample(20_000).rewards]).flatten()
         np.testing.assert_allclose(torch.bincount(rewards.long(), minlength=10) / 20_000, 0.1, atol=0.01)
 
+    def test_runs_code_that_was_written_for_corl(self):
+        arrays = {name: array.astype(np.float64) for name, array in plain_arrays(30).items()}
+        replay = ReplayBuffer(20, 32, 1_000, "cpu")
+        replay.load_d4rl_dataset(arrays | {"timeouts": np.zeros(30)})
+        states, actions, rewards, next_states, dones = [column.to("cpu") for column in replay.sample(8)]
+        assert [tuple(c.shape) for c in (states, actions, rewards, next_states, dones)] == [
+            (8, 20),
+            (8, 32),
+            (8, 1),
+            (8, 20),
+            (8, 1),
+        ]
+        assert {column.dtype for column in (states, actions, rewards, next_states, dones)} == {torch.float32}
+        batch = replay.rows(torch.arange(30))  # as it is: CORL's scripts normalise the dictionary themselves
+        np.testing.assert_array_equal(batch.states, arrays["observations"].astype(np.float32))
+        np.testing.assert_array_equal(batch.actions, arrays["actions"].astype(np.float32))
+        with pytest.raises(DatasetError, match="holds a dataset already"):
+            replay.load_d4rl_dataset(arrays)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"rewards": None}, "`rewards` is missing"),
+            ({"actions": np.zeros((30, 31))}, r"`actions`: expected \(30, 32\), found \(30, 31\)"),
+            ({"next_observations": np.zeros((29, 20))}, "`next_observations`: expected"),
+        ],
+    )
+    def test_wrong_dictionaries(self, change, message):
+        arrays = {name: value for name, value in (plain_arrays(30) | change).items() if value is not None}
+        with pytest.raises(DatasetError, match=message):
+            ReplayBuffer(20, 32, 1_000).load_d4rl_dataset(arrays)
+
+    def test_too_many_transitions(self):
+        with pytest.raises(DatasetError, match="30 transitions, the buffer takes 1 to 29"):
+            ReplayBuffer(20, 32, 29).load_d4rl_dataset(plain_arrays(30))
+
+    def test_reward_scales(self):
+        arrays = plain_arrays(50)
+        every = torch.arange(50)
+        np.testing.assert_array_equal(buffer(arrays).rows(every).rewards[:, 0], arrays["rewards"])
+        np.testing.assert_allclose(buffer(arrays, reward_scale=0.1).rows(every).rewards[:, 0], arrays["rewards"] * 0.1)
+        scaled = buffer(arrays, reward_scale="std").rows(every).rewards.numpy()
+        assert scaled.std() == pytest.approx(1, rel=1e-5)
+        assert scaled.mean() == pytest.approx(arrays["rewards"].mean() / arrays["rewards"].std(), rel=1e-5)
+        constant = arrays | {"rewards": np.full(50, 2, dtype=np.float32)}
+        np.testing.assert_array_equal(buffer(constant, reward_scale="std").rows(every).rewards, 2)
+
+    def test_bootstrapping_through_the_time_limit(self):
+        arrays = plain_arrays()
+        assert buffer(arrays).rows(torch.arange(6)).dones.sum() == 2
+        assert buffer(arrays, bootstrap_time_limit=True).rows(torch.arange(6)).dones.sum() == 0
+
+    def test_chosen_rows_alone_are_drawn_and_counted(self):
+        arrays = plain_arrays(100)
+        arrays["rewards"] = np.arange(100, dtype=np.float32)
+        replay = ReplayBuffer(20, 32, 100, normalize_states=True)
+        replay.load_d4rl_dataset(arrays, np.array([3, 70, 71]))
+        assert set(replay.sample(200).rewards.flatten().tolist()) == {3, 70, 71}
+        chosen = arrays["observations"][[3, 70, 71]]
+        np.testing.assert_allclose(replay.normalizer.state_mean, chosen.mean(axis=0), rtol=1e-5, atol=1e-6)
+
 
 def test_check_dataset_takes_plain_dictionaries():
     assert len(check_dataset(plain_arrays(), "memory")) == 6

@@ -105,7 +105,10 @@ def test_losses_are_means_over_the_updates_that_had_them():
 def test_which_engine_runs(monkeypatch):
     algorithm, buffer = parts("bc")
     monkeypatch.setattr(engines, "missing_for_compilation", lambda cuda: None)
-    kinds = [type(make_engine(algorithm, buffer, *case)) for case in (("off", 10**6), ("auto", 10), ("auto", 10**6), ("on", 10))]
+    kinds = [
+        type(make_engine(algorithm, buffer, *case))
+        for case in (("off", 10**6), ("auto", 10), ("auto", 10**6), ("on", 10))
+    ]
     assert kinds == [Engine, Engine, CompiledEngine, CompiledEngine]
     monkeypatch.setattr(engines, "missing_for_compilation", lambda cuda: "g++")
     assert type(make_engine(algorithm, buffer, "auto", 10**6)) is Engine

@@ -10,10 +10,13 @@ from safetensors.torch import load_file
 
 from gems_ray import metrics
 from gems_ray.errors import DeviceError, RunFolderError, WorldError
-from gems_ray.experiments.run_folder import FINISHED, CellFolder, RunFolder
-from gems_ray.experiments.spec import check_experiment
+from gems_ray.experiments.run_folder import DIVERGED, FINISHED, CellFolder, RunFolder
+from gems_ray.experiments.spec import Divergence, check_experiment
+from gems_ray.simulator.items import topic_norms
+from gems_ray.training import memory
 from gems_ray.training.cell_run import CellRun, check_world, read_checkpoint, training_data
-from gems_ray.training.diagnostics import value_bound
+from gems_ray.training.diagnostics import DivergenceWatch, value_bound
+from gems_ray.training.engine import missing_for_compilation
 from gems_ray.training.evaluate import Evaluator
 from gems_ray.training.trainer import TrainingError, evaluation_points, resolve_device
 from tests.conftest import make_world
@@ -25,11 +28,11 @@ SETTINGS = {"td3_bc": {"hidden_sizes": [16, 16], "batch_size": 32}}
 def run_cell(tmp_path, dataset, world, world_folder):
     """Opens the cell of a tiny experiment in a folder of the given name."""
 
-    def open_cell(name, evaluate=True, **training):
+    def open_cell(name, evaluate=True, settings=SETTINGS, **training):
         experiment = check_experiment(
             {
                 "environment": ["diffuse_mix"],
-                "settings": SETTINGS,
+                "settings": settings,
                 "worlds": {"diffuse_mix": str(world_folder)},
                 "training": {"max_timesteps": 120, "evaluation_interval": 60} | training,
                 "evaluation": {"validation_users": 4, "test_users": 5},
@@ -96,11 +99,18 @@ class TestEvaluation:
         slate = world.ranker.decode(torch.zeros((1, 32)))[0]
         assert constant.distinct_items_per_slate == len(set(slate.tolist()))
         assert constant.catalogue_coverage == len(set(slate.tolist())) / 1000
+        assert constant.distinct_slates == 1
+        assert constant.repeated_slates == pytest.approx(0.99)  # all of the 100 but the first
+        topics = topic_norms(world.environment, world.items).argmax(axis=1)[slate]
+        shares = np.unique(topics, return_counts=True)[1] / 10
+        assert constant.topic_entropy == pytest.approx(-(shares * np.log2(shares)).sum())
         assert constant.return_per_step == pytest.approx(constant.return_mean / 100)
         assert constant.users == 50
         assert 0 < constant.return_se < constant.return_mean
         references = evaluator.references()
         assert references["random"].distinct_items_per_slate == 10
+        assert references["random"].distinct_slates == 5000
+        assert references["random"].repeated_slates == pytest.approx(0)
         assert references["oracle"].return_mean > references["random"].return_mean
 
 
@@ -120,6 +130,21 @@ class TestContinuation:
         assert rows(whole.folder) == rows(again.folder)
         results = [{**cell.folder.result(), "seconds": 0} for cell in (whole, again)]
         assert results[0] == results[1]
+
+    @pytest.mark.parametrize("stop_after", [37, 63])
+    def test_in_the_middle_of_a_compiled_block(self, run_cell, stop_after):
+        if missing := missing_for_compilation(False):
+            pytest.skip(f"no {missing}")
+        whole = finish(run_cell("whole", compile="on"))
+        part = run_cell("part", compile="on")
+        while part.trainer.algorithm.updates < stop_after:
+            part.advance(stop=lambda: part.trainer.algorithm.updates >= stop_after)
+        part.save()
+        again = finish(run_cell("part", compile="on"))
+        ours, theirs = read_checkpoint(whole.folder)[0], read_checkpoint(again.folder)[0]
+        for key in ours:
+            assert torch.equal(ours[key], theirs[key]), key
+        assert rows(whole.folder) == rows(again.folder)
 
     def test_killed_between_metrics_and_checkpoint(self, run_cell):
         whole = finish(run_cell("whole"))
@@ -172,6 +197,50 @@ class TestResult:
             assert all(np.isfinite(float(value)) for value in line.values())
         assert float(lines[0][metrics.Q_BOUND]) > 0
 
+    def test_diverged_cells_are_trained_and_tested_to_the_end(self, run_cell):
+        """Critics that start far above what the rewards pay, and hardly learn, stay there."""
+        settings = {"td3_bc": SETTINGS["td3_bc"] | {"learning_rate": 1e-9}}
+        cell = run_cell("diverged", settings=settings, divergence={"factor": 2.0, "reports": 3})
+        bound = float(cell.trainer._diagnostics._bound)
+        with torch.no_grad():
+            for name in ("critic_1", "critic_2"):
+                cell.trainer.algorithm.networks[name].net[-1].bias.fill_(2.5 * bound)
+        seen = []
+        while not cell.finished:
+            cell.advance()
+            seen.append(cell.trainer.diverged)
+        assert seen == [False, False, True, True, True]
+        result = cell.folder.result()
+        assert result["status"] == DIVERGED
+        assert result["updates"] == 120
+        assert result["test"]["last"]["users"] == 5
+        assert read_checkpoint(cell.folder)[1]["diverged"]
+
+    def test_values_that_come_back_have_not_diverged(self):
+        watch = DivergenceWatch(Divergence(factor=2.0, reports=2))
+        for q in (1.0, 25.0, 19.0, 25.0, -100.0):
+            watch.look({metrics.Q_POLICY: q, metrics.Q_DATASET: 0.0, metrics.Q_BOUND: 10.0})
+            assert not watch.diverged
+        for q in (21.0, 22.0, 0.0):
+            watch.look({metrics.Q_POLICY: 0.0, metrics.Q_DATASET: q, metrics.Q_BOUND: 10.0})
+        assert watch.diverged, "what has diverged once stays so"
+
+    def test_exhausted_gpu_memory_is_one_clear_line_and_leaves_the_checkpoint(self, run_cell, monkeypatch):
+        """The error is raised by hand: there is no GPU here whose memory could be filled."""
+        cell = run_cell("full")
+        cell.advance()
+        before = cell.folder.last_checkpoint.read_bytes()
+
+        def exhaust(batch, noise, phase):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+        monkeypatch.setattr(cell.trainer.algorithm, "learn", exhaust)
+        monkeypatch.setattr(memory, "largest_batch", lambda algorithm, buffer: 16)
+        with pytest.raises(TrainingError, match=r"batch_size 32.*Set settings.td3_bc.batch_size to 16, or"):
+            cell.advance()
+        assert cell.folder.last_checkpoint.read_bytes() == before
+        assert run_cell("full").trainer.algorithm.updates == 0
+
     def test_without_a_world_offline_metrics_only(self, run_cell):
         cell = finish(run_cell("offline", evaluate=False))
         assert metrics.RETURN_MEAN not in rows(cell.folder)[0]
@@ -190,6 +259,12 @@ class TestResult:
         cell = finish(run_cell("whole"))
         tensors = load_file(cell.folder.best_checkpoint)
         assert {"normalizer.state_mean", "normalizer.action_scale", "actor.net.0.weight"} <= set(tensors)
+
+
+@pytest.mark.parametrize(("free", "fits"), [(10_000, 64), (100_000, 512), (1_109, 0), (1_110, 1)])
+def test_batch_that_fits_by_hand(free, fits):
+    """An update of B rows takes 1,000 + 110 B bytes."""
+    assert memory.batch_that_fits(lambda batch_size: 1_000 + 110 * batch_size, free) == fits
 
 
 class TestRunFolder:
