@@ -16,8 +16,9 @@ lint: .venv/installed-test     ## Style and types
 
 check: lint test               ## Everything that must pass before a commit
 
-benchmark: .venv/installed     ## Speed of simulator and worlds, one thread
+benchmark: .venv/installed     ## Speed of simulator, worlds and algorithms, one thread
 	$(BIN)/python benchmarks/simulator.py
+	$(BIN)/python benchmarks/algorithms.py
 
 clean:                         ## Removes the virtual environment; runs and datasets stay
 	rm -rf .venv

@@ -54,7 +54,7 @@ def best_trajectories(rewards: np.ndarray, terminals: np.ndarray, fraction: floa
         (n,) int64.
     """
     starts = np.concatenate([[0], np.flatnonzero(terminals) + 1, [len(terminals)]])
-    limits = [np.arange(start, end, LONGEST_TRAJECTORY)[1:] - 1 for start, end in pairwise(starts)]
+    limits = [np.arange(start + LONGEST_TRAJECTORY, end + 1, LONGEST_TRAJECTORY) - 1 for start, end in pairwise(starts)]
     ends = np.union1d(np.flatnonzero(terminals), np.concatenate(limits)).astype(np.int64)
     if not len(ends):
         return np.arange(len(rewards))

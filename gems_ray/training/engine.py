@@ -102,15 +102,15 @@ class CompiledEngine(Engine):
     def __init__(self, algorithm: Algorithm, buffer: ReplayBuffer) -> None:
         super().__init__(algorithm, buffer)
         short_updates = BLOCK_UPDATES // (algorithm.period * algorithm.pairs_per_transition)
-        self._length = algorithm.period * max(1, short_updates)
+        self.length = algorithm.period * max(1, short_updates)
         size = self._batch_size
-        self._rows = torch.zeros((self._length, size), dtype=torch.int64, device=algorithm.device)
+        self._rows = torch.zeros((self.length, size), dtype=torch.int64, device=algorithm.device)
         self._batches: list[Batch] = []
         if not buffer.on_device:  # gathered on the host, so outside of what is compiled
             first = buffer.rows(torch.zeros(size, dtype=torch.int64))
-            self._batches = [Batch(*(column.clone() for column in first)) for _ in range(self._length)]
+            self._batches = [Batch(*(column.clone() for column in first)) for _ in range(self.length)]
         state = algorithm.generator.get_state()
-        self._noise = [algorithm.draw_noise(size) for _ in range(self._length)]
+        self._noise = [algorithm.draw_noise(size) for _ in range(self.length)]
         algorithm.generator.set_state(state)  # these draws only made the room
         self._launch: Callable[[], list[dict[str, Tensor]]] | None = None
 
@@ -118,7 +118,7 @@ class CompiledEngine(Engine):
         """Blocks where they fit, single updates elsewhere; `stop` is heard between blocks."""
         algorithm = self.algorithm
         while algorithm.updates < until and not stop():
-            if algorithm.updates % self._length == 0 and algorithm.updates + 2 * self._length <= until:
+            if algorithm.updates % self.length == 0 and algorithm.updates + 2 * self.length <= until:
                 self.block()
             else:
                 self.update()
@@ -130,7 +130,7 @@ class CompiledEngine(Engine):
         self._fill()
         for losses in self._launch():
             self.losses.count(losses)
-        self.algorithm.updates += self._length
+        self.algorithm.updates += self.length
 
     def _fill(self) -> None:
         """Row numbers, noise and rates of the next block, into the tensors that the compiled code reads."""
@@ -163,7 +163,7 @@ class CompiledEngine(Engine):
                 noise[phase],
                 phase % self.algorithm.period,
             )
-            for phase in range(self._length)
+            for phase in range(self.length)
         ]
 
     def _capture(self, launch: Callable[[], list[dict[str, Tensor]]]) -> Callable[[], list[dict[str, Tensor]]]:
