@@ -33,6 +33,7 @@ FROM_TEST = (
 DIAGNOSTICS = {  # shown name and format of what the second table shows, from the last checkpoint
     "q_dataset": ("Q data", ".1f"),
     "q_policy": ("Q policy", ".1f"),
+    "q_random": ("Q random", ".1f"),
     "q_bound": ("bound", ".1f"),
     "q_above_bound": ("above", ".0%"),
     "cloning_error": ("cloning", ".3f"),
@@ -210,7 +211,7 @@ def _display_diagnostics(table: pd.DataFrame) -> tuple[list[str], list[list[str]
 
 DIAGNOSTIC_NOTES = (
     "Means over seeds at the last checkpoint.",
-    "Q data, Q policy: mean value of the dataset's and of the policy's actions.",
+    "Q data, Q policy, Q random: mean value of the dataset's, the policy's and uniform actions.",
     "bound: highest discounted return-to-go of the dataset, which no honest Q passes; above: share of Q beyond it.",
     "cloning: mean squared distance of policy and dataset actions.",
     "slates: different slates shown to all test users; repeated: share of slates that a user had seen before;",

@@ -2,11 +2,11 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal, overload
+from typing import Annotated, Any, ClassVar, overload
 
 import numpy as np
 import torch
-from pydantic import Field, PositiveFloat
+from pydantic import Field, PlainValidator
 from torch import Tensor, nn
 
 from gems_ray.algorithms.adam import Adam
@@ -18,13 +18,19 @@ from gems_ray.rng import stream_seed
 Noise = Mapping[str, Tensor]  # random numbers of one update by name
 
 
+def _reward_scale(value: Any) -> str | float:
+    if value in ("none", "std") or (isinstance(value, int | float) and value > 0):
+        return value
+    raise ValueError("expected none, std or a number above 0")
+
+
 class AlgorithmConfig(Config):
     """Settings that every algorithm has."""
 
     batch_size: int = Field(256, ge=1, description="Transitions per update (CORL).")
     discount: float = Field(0.99, ge=0, le=1, description="Weight of the next step's value (CORL).")
     normalize_states: bool = Field(True, description="States to zero mean and unit deviation (CORL).")
-    reward_scale: Literal["none", "std"] | PositiveFloat = Field(
+    reward_scale: Annotated[str | float, PlainValidator(_reward_scale)] = Field(
         "none", description="Rewards as they are, times a number, or divided by their standard deviation (std)."
     )
     bootstrap_time_limit: bool = Field(

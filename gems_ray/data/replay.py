@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -91,7 +91,7 @@ class ReplayBuffer:
         normalize_states: bool = False,
         action_center: np.ndarray | None = None,
         action_scale: np.ndarray | None = None,
-        reward_scale: Literal["none", "std"] | float = "none",
+        reward_scale: str | float = "none",
         bootstrap_time_limit: bool = False,
     ) -> None:
         self.device = torch.device(device)

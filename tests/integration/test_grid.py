@@ -112,6 +112,24 @@ def test_from_nothing_to_the_table(command, experiment, tmp_path):
     assert_same_results(run, tmp_path / "runs" / "again")
 
 
+def test_every_algorithm_in_one_grid(command, experiment, tmp_path):
+    names = ["td3_bc", "cql", "iql", "bc", "bc_best"]
+    small = {"hidden_sizes": [16, 16], "batch_size": 32}
+    settings = {algorithm: small | ({"num_actions": 2} if algorithm == "cql" else {}) for algorithm in names}
+    changes = {"algorithm: td3_bc": f"algorithm: {json.dumps(names)}", "seed: [0, 1, 2]": "seed: 0"}
+    old = "settings:\n  td3_bc: {batch_size: 64, hidden_sizes: [32, 32]}"
+    name = experiment("all.yaml", updates=100, **changes, **{old: f"settings: {json.dumps(settings)}"})
+    done = command("grid", name)
+    assert done.returncode == 0, done.stdout + done.stderr
+    frame = cells(tmp_path / "runs" / "all").set_index("algorithm")
+    assert sorted(frame.index) == sorted(names)
+    assert set(frame["status"]) == {"finished"}
+    assert np.isfinite(frame["last_return"]).all()
+    assert sorted(frame.index[frame["q_policy"].isna()]) == ["bc", "bc_best"]
+    markdown = (tmp_path / "runs" / "all" / "table.md").read_text()
+    assert "| diffuse_mix | bc_best | - |" in markdown, "no critic, no Q"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_grid_saves_and_its_command_continues(command, experiment, tmp_path, undisturbed, number):
     run = tmp_path / "runs" / "cut"

@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 
 from analysis.tables import cells_frame, export, notes, result_frame, to_markdown, to_rich
-from gems_ray.experiments.run_folder import FAILED, FINISHED, RunFolder
+from gems_ray import metrics
+from gems_ray.experiments.run_folder import DIVERGED, FAILED, FINISHED, RunFolder
 from gems_ray.experiments.spec import check_experiment
 
 REFERENCES = {"random": 40.0, "oracle": 90.0, "behavior": 240.0}
@@ -65,10 +66,39 @@ def test_exports_agree(run, tmp_path):
     table = pd.read_csv(paths[0])
     assert len(table) == 8
     assert table["last_mean"].tolist() == result_frame(run)["last_mean"].round(3).tolist()
+    assert table["q_policy"].notna().sum() == 0  # the cells of this fixture have no reports
     markdown = paths[1].read_text()
     assert "| diffuse_topdown | td3_bc | 140.0 ± 40.0 | 50 | 240.0 ± 0.0 | 100 | 3 |" in markdown
     assert markdown == to_markdown(result_frame(run))
     assert len(pd.read_csv(paths[2])) == 6
+
+
+def test_diverged_cells_count_and_are_named(run):
+    cell = next(cell for cell in run.cells() if "topdown" in cell.path.name and "seed2" in cell.path.name)
+    cell.write_result(result(180.0, 240.0) | {"status": DIVERGED})
+    cells = cells_frame(run)
+    assert cells["status"].tolist().count("diverged") == 1
+    table = result_frame(run, cells)
+    row = table.set_index(["environment", "algorithm"]).loc[("diffuse_topdown", "td3_bc")]
+    assert (row.last_mean, row.seeds, row.diverged) == (140, 3, 1)
+    assert notes(table)[-1] == "diverged: 1 of 3 td3_bc in diffuse_topdown."
+
+
+def test_diagnostics_are_those_of_the_last_report(run):
+    for cell in run.cells():
+        if "topdown" in cell.path.name:
+            seed = int(cell.path.name.split("seed")[1][0])
+            cell.append_metrics(
+                {metrics.STEP: 0, metrics.Q_POLICY: 1.0, metrics.Q_BOUND: 50.0, metrics.TD_ERROR: math.nan}
+            )
+            cell.append_metrics(
+                {metrics.STEP: 9, metrics.Q_POLICY: 10.0 * seed, metrics.Q_BOUND: 50.0, metrics.TD_ERROR: 2}
+            )
+    cells = cells_frame(run)
+    assert cells["q_policy"].dropna().tolist() == [0, 10, 20]
+    table = result_frame(run, cells)
+    assert table.set_index(["environment", "algorithm"]).loc[("diffuse_topdown", "td3_bc")].q_policy == 10
+    assert "| diffuse_topdown | td3_bc | - | 10.0 | - | 50.0 | - | - | - | - | - |" in to_markdown(table)
 
 
 def test_fits_a_terminal_of_80_columns(run):
