@@ -16,7 +16,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import numpy as np
 import torch
 from plain import PLAIN, sample
-from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 from gems_ray.algorithms import make_algorithm
 from gems_ray.data.replay import ReplayBuffer
@@ -36,6 +37,19 @@ def conservative_flops(
     pairs, action_dim = actions[0] * actions[1], actions[2]
     first = pairs * width * action_dim + states[0] * width * states[1]
     return 2 * (2 * first + 3 * pairs * later)
+
+
+class FlopCount(TorchDispatchMode):
+    """Adds up the arithmetic of matrix products; torch's own counter cannot watch `autograd.grad`."""
+
+    total = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        """Counts one operation."""
+        result = function(*args, **(kwargs or {}))
+        if formula := flop_registry.get(function._overloadpacket):
+            self.total += formula(*args, **(kwargs or {}), out_val=result)
+        return result
 
 
 def transitions() -> dict[str, np.ndarray]:
@@ -101,10 +115,10 @@ def on_cpu(names: list[str], rounds: int) -> None:
     for name in names:
         single, compiled = make_engines(name, arrays, "cpu")
         yardstick = PLAIN[name](single.algorithm)
-        with FlopCounterMode(display=False) as counter:
+        with FlopCount() as counter:
             for _ in range(single.algorithm.period):
                 single.update()
-        flops = counter.get_total_flops() / single.algorithm.period
+        flops = counter.total / single.algorithm.period
         timed: Timed = {
             "yardstick": (lambda plain=yardstick: plain.update(sample(columns, BATCH)), 1),
             "single": (single.update, 1),
