@@ -117,7 +117,7 @@ class Algorithm(ABC):
         Returns:
             losses as scalar tensors on the algorithm's device.
         """
-        batch = Batch(*batch)
+        batch = Batch(*(column.to(self.device) for column in batch))
         drawn = self.draw_noise(len(batch.states))
         given = {name: value.to(self.device) for name, value in (noise or {}).items()}
         losses = self.learn(batch, drawn | given, self.updates % self.period)
