@@ -29,6 +29,7 @@ class Adam:
     ) -> None:
         self.parameters = list(parameters)
         self._learning_rate, self._cosine_steps = learning_rate, cosine_steps
+        self._earlier_norm: Tensor | None = None  # of the gradients before the state was loaded
         device = self.parameters[0].device
         self._state: dict[str, list[Tensor]] = {
             "exp_avg": [torch.zeros_like(p, requires_grad=False) for p in self.parameters],
@@ -76,18 +77,23 @@ class Adam:
     def gradient_norm(self) -> Tensor | None:
         """Euclidean norm of the gradients of the last eager step; None before it."""
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        return torch.nn.utils.get_total_norm(gradients) if gradients else None
+        return torch.nn.utils.get_total_norm(gradients) if gradients else self._earlier_norm
 
     def state_dict(self) -> FlatState:
-        """Moments and step counters as `parameter index/entry`, copied to the CPU."""
-        return {
+        """Moments and step counters as `parameter index/entry`, and the last gradient norm, copied to the CPU."""
+        moments = {
             f"{index}/{entry}": tensor.cpu().clone()
             for entry, tensors in self._state.items()
             for index, tensor in enumerate(tensors)
         }
+        norm = self.gradient_norm()
+        return moments if norm is None else {**moments, "gradient_norm": norm.cpu().clone()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Fills the existing tensors from `state_dict`."""
         for entry, tensors in self._state.items():
             for index, tensor in enumerate(tensors):
                 tensor.copy_(state[f"{index}/{entry}"])
+        for parameter in self.parameters:
+            parameter.grad = None
+        self._earlier_norm = state.get("gradient_norm")

@@ -19,7 +19,7 @@ from gems_ray.data.replay import Batch, ReplayBuffer
 from gems_ray.errors import DeviceError
 from gems_ray.flat_state import FlatState
 
-# On a CPU, compiling takes 15 to 30 seconds of a core and saves up to a fifth of the time of an update afterwards.
+# On a CPU, the first compilation takes 20 to 60 seconds of a core and saves about a quarter of every update's time.
 UPDATES_WORTH_COMPILING = 100_000
 BLOCK_UPDATES = 4  # where updates are short: a call of compiled code costs 0.1 ms before it computes
 WARM_UP_RUNS = 3  # before a capture, as the CUDA manual asks
@@ -133,7 +133,7 @@ class CompiledEngine(Engine):
         self.algorithm.updates += self.length
 
     def _fill(self) -> None:
-        """Row numbers, noise and rates of the next block, into the tensors that the compiled code reads."""
+        """Row numbers and noise of the next block, into the tensors that the compiled code reads."""
         for phase, noise in enumerate(self._noise):
             rows = self.buffer.draw(self._batch_size)
             if self._batches:

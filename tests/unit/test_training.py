@@ -131,6 +131,18 @@ class TestContinuation:
         results = [{**cell.folder.result(), "seconds": 0} for cell in (whole, again)]
         assert results[0] == results[1]
 
+    def test_gradient_norm_of_an_actor_that_does_not_move_before_the_report(self, run_cell):
+        """Actor and targets move at update 48; the report is at 50, the interruption between the two."""
+        settings = {"td3_bc": SETTINGS["td3_bc"] | {"policy_freq": 3}}
+        whole = finish(run_cell("whole", settings=settings))
+        part = run_cell("part", settings=settings)
+        while part.trainer.algorithm.updates < 49:
+            part.advance(stop=lambda: part.trainer.algorithm.updates >= 49)
+        part.save()
+        again = finish(run_cell("part", settings=settings))
+        assert rows(whole.folder) == rows(again.folder)
+        assert float(rows(whole.folder)[1][metrics.gradient_norm("actor")]) > 0
+
     @pytest.mark.parametrize("stop_after", [37, 63])
     def test_in_the_middle_of_a_compiled_block(self, run_cell, stop_after):
         if missing := missing_for_compilation(False):
