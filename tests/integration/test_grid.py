@@ -204,24 +204,26 @@ def test_existing_cluster(command, experiment, tmp_path):
     ray = Path(sys.executable).parent / "ray"
     # Ray writes a token file on `ray.init`; `ray start` wants it to be there.
     subprocess.run([ray, "get-auth-token", "--generate"], env=environment, capture_output=True, check=True)
-    head = [
-        ray,
-        "start",
-        "--head",
-        "--port=0",
-        "--num-cpus=2",
-        "--include-dashboard=false",
-    ]
-    started = subprocess.run(head, env=environment, capture_output=True, text=True, timeout=90, check=False)
-    assert started.returncode == 0, started.stdout + started.stderr
+    head = [ray, "start", "--head", "--block", "--port=0", "--num-cpus=2", "--include-dashboard=false"]
+    started = subprocess.Popen(
+        head,
+        env=environment | {"PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     try:
-        address = re.search(r"--address='([\d.:]+)'", started.stdout).group(1)
+        found = (re.search(r"--address='([\d.:]+)'", line) for line in started.stdout)
+        address = next(match.group(1) for match in found if match)
         done = command("grid", experiment("small.yaml"), "--address", address)
         assert done.returncode == 0, done.stdout + done.stderr
         assert f"Joining Ray at {address}" in done.stdout
         assert set(cells(tmp_path / "runs" / "small")["status"]) == {"finished"}
     finally:
-        subprocess.run([ray, "stop", "--force"], env=environment, capture_output=True, check=False)
+        # Not `ray stop`: that would end every other Ray of this machine, a user's grid among them.
+        for process in (*psutil.Process(started.pid).children(recursive=True), started):
+            process.kill()
+        started.wait()
 
 
 def test_no_cluster_at_the_address(command, experiment):
