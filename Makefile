@@ -1,13 +1,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check lint benchmark clean
+.PHONY: demo test test-faults check lint benchmark clean
 
 demo: .venv/installed          ## Nine experiments at demo size, from nothing to the result table
 	$(BIN)/python run_tune.py grid tune_configs/demo.yaml
 
 test: .venv/installed-test     ## The whole test suite
 	$(BIN)/python -m pytest
+
+test-faults: .venv/installed-test  ## Runs that are killed and whose files are torn; slow
+	$(BIN)/python -m pytest -m slow tests/integration
 
 lint: .venv/installed-test     ## Style and types
 	$(BIN)/ruff check .

@@ -7,7 +7,8 @@ from typing import Any
 import pandas as pd
 from rich.table import Table
 
-from gems_ray.experiments.run_folder import DIVERGED, WITH_RESULT, CellFolder, RunFolder
+from gems_ray.experiments.cell_folder import DIVERGED, WITH_RESULT, CellFolder
+from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.files import write_text_atomically
 from gems_ray.metrics import CLONING_ERROR, Q_ABOVE_BOUND, Q_BOUND, Q_DATASET, Q_POLICY, Q_RANDOM, STEP, TD_ERROR
 
@@ -115,15 +116,16 @@ def export(run: RunFolder, folder: Path) -> list[Path]:
 
 def to_markdown(table: pd.DataFrame) -> str:
     """The table and the diagnostics as GitHub Markdown."""
-    parts = [_markdown(*_display(table)), " ".join(notes(table)) + "\n"]
+    parts = [markdown_table(*_display(table)), " ".join(notes(table)) + "\n"]
     header, rows = _display_diagnostics(table)
     if rows:
-        parts += [_markdown(header, rows), " ".join(DIAGNOSTIC_NOTES) + "\n"]
+        parts += [markdown_table(header, rows), " ".join(DIAGNOSTIC_NOTES) + "\n"]
     return "\n".join(parts)
 
 
-def _markdown(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * 2 + ["---:"] * (len(header) - 2), *rows]
+def markdown_table(header: list[str], rows: list[list[str]], left: int = 2) -> str:
+    """A table of GitHub Markdown whose first `left` columns hold words."""
+    lines = [header, ["---"] * left + ["---:"] * (len(header) - left), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
@@ -147,7 +149,7 @@ def _cell_row(cell: CellFolder) -> dict[str, Any]:
     test, validation = result.get("test", {}), result.get("validation", {})
     last, best = test.get("last", {}), test.get("best", {})
     reports = cell.metrics()
-    final = reports[-1] if reports else {}
+    final = result.get("report") or (reports[-1] if reports else {})
     updates = result.get("updates", int(final.get(STEP, 0)))
     return {
         "environment": description["environment"],
@@ -174,8 +176,8 @@ def _cell_row(cell: CellFolder) -> dict[str, Any]:
     }
 
 
-def _number(text: str | None) -> float | None:
-    return float(text) if text else None
+def _number(value: str | float | None) -> float | None:
+    return None if value in (None, "") else float(value)
 
 
 def _score(value: float, references: dict[str, dict[str, float]] | None) -> float:

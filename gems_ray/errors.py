@@ -37,3 +37,7 @@ class ResourceError(GemsRayError):
 
 class RunFolderError(GemsRayError):
     """A run folder is missing, damaged or belongs to another experiment."""
+
+
+class StudyError(GemsRayError):
+    """The storage of a search's study cannot be opened, or holds another search."""

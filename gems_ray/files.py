@@ -1,5 +1,6 @@
 """Atomic writes: a reader sees the old file or the whole new one, whatever happens in between."""
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def log_handler(path: Path, form: str) -> logging.Handler:
+    """A handler that adds to a log file, and stays silent where that is impossible: a full disk is told elsewhere."""
+    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+    handler.setFormatter(logging.Formatter(form, "%Y-%m-%d %H:%M:%S"))
+    handler.handleError = lambda record: None  # type: ignore[method-assign]
+    return handler
 
 
 def write_text_atomically(path: Path, text: str) -> None:

@@ -14,25 +14,37 @@ def export(
     output: Annotated[Path | None, typer.Option(help="Folder of the tables [default: the run folder].")] = None,
 ) -> None:
     """Write the tables of a run again and print the result."""
-    from analysis.tables import export as write_tables
     from gems_ray.cli.console import say
     from gems_ray.experiments.run_folder import RunFolder
 
     folder = RunFolder.open(run)
-    print_table(folder)
+    print_tables(folder)
     for path in write_tables(folder, output or run):
         say(f"Wrote {path}")
 
 
-def print_table(run: "RunFolder") -> None:
-    """Prints the result table of a run."""
+def write_tables(run: "RunFolder", folder: Path) -> list[Path]:
+    """Writes the tables of a run into a folder; returns their paths."""
+    from analysis import search, tables
+
+    cells = tables.export(run, folder)
+    return [*search.export(run, folder), folder / "cells.csv"] if run.search() else cells
+
+
+def print_tables(run: "RunFolder") -> None:
+    """Prints the result of a run."""
     from rich.console import Console
 
-    from analysis.tables import notes, result_frame, to_rich
+    from analysis import search, tables
 
-    table = result_frame(run)
     console = Console(width=80, highlight=False)
     console.print()
-    console.print(to_rich(table))
-    for note in notes(table):
+    if run.search():
+        shown, notes = search.to_rich(run), search.notes(run, search.trials_frame(run))
+    else:
+        frame = tables.result_frame(run)
+        shown, notes = [tables.to_rich(frame)], tables.notes(frame)
+    for table in shown:
+        console.print(table)
+    for note in notes:
         console.print(note, markup=False)

@@ -1,6 +1,8 @@
 """Entry point: one line for a user's mistake, exit code 2; no stack trace."""
 
 import sys
+import tempfile
+import traceback
 
 import typer
 from rich.console import Console
@@ -9,6 +11,11 @@ from gems_ray.cli import world
 from gems_ray.cli.collect import collect
 from gems_ray.cli.export import export
 from gems_ray.cli.grid import grid
+from gems_ray.cli.logs import logs
+from gems_ray.cli.plan import plan
+from gems_ray.cli.resume import resume
+from gems_ray.cli.search import search
+from gems_ray.cli.status import status
 from gems_ray.cli.train import train
 from gems_ray.errors import GemsRayError
 
@@ -20,7 +27,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(world.app, name="world")
-for command in (collect, train, grid, export):
+for command in (collect, train, grid, search, plan, status, logs, resume, export):
     app.command()(command)
 
 
@@ -34,8 +41,13 @@ def main() -> None:
     except OSError as error:  # a full disk, a folder without permission
         print_error(error)
         sys.exit(2)
+    except Exception as error:
+        with tempfile.NamedTemporaryFile("w", prefix="gems_ray-", suffix=".log", delete=False) as file:
+            traceback.print_exc(file=file)
+        print_error(f"unexpected {type(error).__name__}: {error}. Please report it with {file.name}.")
+        sys.exit(1)
 
 
-def print_error(error: Exception) -> None:
+def print_error(error: Exception | str) -> None:
     """Prints an error as it is: no markup, no wrapping."""
     Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)

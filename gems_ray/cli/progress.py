@@ -1,6 +1,8 @@
-"""The grid's progress: a live table on a terminal, a line per change of state elsewhere."""
+"""Progress of a run: a live table on a terminal, a line per change of state elsewhere."""
 
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from types import TracebackType
 
 from rich.live import Live
@@ -8,25 +10,31 @@ from rich.table import Table
 
 from gems_ray import metrics
 from gems_ray.cli.console import console, say
-from gems_ray.experiments.spec import Experiment
-from gems_ray.tune.run import CellProgress
+from gems_ray.experiments.cell_folder import ENDED
+from gems_ray.experiments.progress import CellProgress, CellState, RunState, read_cell, read_progress
+from gems_ray.experiments.run_folder import RunFolder
+
+SHOWN_ENDED = 12  # cells that have ended, in the live table
 
 
-class GridProgress:
-    """Shows every cell of an experiment; call it with each change of a cell.
+class RunProgress:
+    """Shows the cells of a run; call it with each change of a cell.
 
     Args:
-        experiment: the grid.
+        run: its folder.
     """
 
-    def __init__(self, experiment: Experiment) -> None:
-        self._total = experiment.training.max_timesteps
-        self._cells = {cell.name: cell for cell in experiment.cells()}
-        self._seen: dict[str, CellProgress] = {}
+    def __init__(self, run: RunFolder) -> None:
+        self._run = run
+        self._cells: dict[str, CellState] = {}
+        self._planned = 0
         self._start = time.monotonic()
         self._live = Live(console=console, get_renderable=self._table, refresh_per_second=2, transient=True)
 
-    def __enter__(self) -> "GridProgress":
+    def __enter__(self) -> "RunProgress":
+        state = read_progress(self._run)
+        self._planned = state.planned
+        self._cells = {cell.name: cell for cell in state.cells}
         if console.is_terminal:
             self._live.start()
         return self
@@ -38,31 +46,46 @@ class GridProgress:
 
     def __call__(self, progress: CellProgress) -> None:
         """Takes note of a change."""
-        before = self._seen.get(progress.name)
-        if not progress.report and before:
-            progress = CellProgress(progress.name, progress.state, before.report)
-        self._seen[progress.name] = progress
-        if not console.is_terminal and (before is None or before.state != progress.state):
-            value = progress.report.get(metrics.RETURN_MEAN)
-            result = f"  return {value:.1f}" if value is not None else ""
-            say(f"{self._minutes():5.1f} min  {progress.name}  {progress.state}{result}")
+        before = self._cells.get(progress.name)
+        known = before or read_cell(self._run.cell(progress.name))
+        report = {key: value for key, value in progress.report.items() if isinstance(value, int | float)}
+        cell = replace(known, state=progress.state, report=report or known.report, reason=progress.reason)
+        self._cells[progress.name] = cell
+        if not console.is_terminal and (before is None or before.state != cell.state):
+            value = cell.report.get(metrics.RETURN_MEAN)
+            result = f"  return {value:.1f}" if value is not None and cell.state in ENDED else ""
+            reason = f" ({cell.reason})" if cell.reason else ""
+            say(f"{self._minutes():5.1f} min  {cell.name}  {cell.state}{result}{reason}{self._left()}")
+
+    def _left(self) -> str:
+        state = RunState(list(self._cells.values()), True, self._planned)
+        ended = sum(cell.state in ENDED for cell in state.cells)
+        return f"  [{ended}/{max(self._planned, len(state.cells))}]"
 
     def _minutes(self) -> float:
         return (time.monotonic() - self._start) / 60
 
     def _table(self) -> Table:
-        table = Table(box=None, pad_edge=False, title=f"{self._minutes():.1f} min", title_justify="left")
-        for column in ("environment", "algorithm", "seed", "state"):
-            table.add_column(column, no_wrap=True)
-        for column in ("updates", "return", "best", "Q"):
-            table.add_column(column, justify="right", no_wrap=True)
-        for name, cell in self._cells.items():
-            progress = self._seen.get(name) or CellProgress(name, "waiting", {})
-            report = progress.report
-            share = f"{100 * report[metrics.STEP] / self._total:.0f}%" if metrics.STEP in report else "-"
-            numbers = [
-                f"{report[key]:.1f}" if key in report else "-"
-                for key in (metrics.RETURN_MEAN, metrics.BEST_RETURN, metrics.Q_POLICY)
-            ]
-            table.add_row(cell.environment, cell.algorithm, str(cell.seed), progress.state, share, *numbers)
+        state = RunState(list(self._cells.values()), True, self._planned)
+        ended = [cell for cell in state.cells if cell.state in ENDED]
+        hidden = {cell.name for cell in ended[:-SHOWN_ENDED]}
+        table = cell_table([cell for cell in state.cells if cell.name not in hidden])
+        table.title, table.title_justify = f"{self._minutes():.1f} min: {state.summary()}", "left"
         return table
+
+
+def cell_table(cells: Sequence[CellState]) -> Table:
+    """One row per cell, for 80 columns."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("cell", "state"):
+        table.add_column(column, no_wrap=True)
+    for column in ("updates", "return", "best", "Q"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for cell in cells:
+        numbers = [
+            f"{cell.report[key]:.1f}" if key in cell.report else "-"
+            for key in (metrics.RETURN_MEAN, metrics.BEST_RETURN, metrics.Q_POLICY)
+        ]
+        share = f"{100 * cell.updates / cell.max_timesteps:.0f}%" if cell.report else "-"
+        table.add_row(cell.name, cell.state, share, *numbers)
+    return table

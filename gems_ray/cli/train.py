@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gems_ray import metrics
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from gems_ray.training.cell_run import CellRun
 
@@ -64,12 +62,14 @@ def train(
     import torch
 
     from gems_ray.cli.console import episode_progress, say
-    from gems_ray.cli.export import print_table
+    from gems_ray.cli.export import print_tables
     from gems_ray.environment_report import environment_report
-    from gems_ray.experiments.run_folder import WITH_RESULT, RunFolder, check_free
+    from gems_ray.errors import RunFolderError
+    from gems_ray.experiments.cell_folder import WITH_RESULT
+    from gems_ray.experiments.run_folder import RunFolder, check_free
     from gems_ray.experiments.spec import check_experiment
     from gems_ray.training.cell_run import CellRun, training_data
-    from gems_ray.training.sources import open_source, write_references
+    from gems_ray.training.sources import open_source, record_datasets, write_references
     from gems_ray.training.trainer import resolve_device
 
     given = {
@@ -109,16 +109,24 @@ def train(
     with episode_progress(experiment.dataset.episodes) as progress:
         source = open_source(experiment, env_name, say, progress)
     run = RunFolder.create(run_path, experiment, environment_report())
+    run.add_cells([cell])
+    record_datasets(run, {env_name: source})
     if source.world:
         write_references(run, experiment, env_name, source.world)
     folder = run.cell(cell.name)
-    folder.forget_failure()
+    folder.mend()
+    folder.reopen()
     if folder.status not in WITH_RESULT:
-        cell_run = CellRun(folder, training_data(source.dataset), source.world)
+        try:
+            cell_run = CellRun(folder, training_data(source.dataset), source.world)
+        except TimeoutError:
+            raise RunFolderError(
+                f"{run_path}: another process trains this experiment. Wait for it or stop it."
+            ) from None
         if cell_run.trainer.algorithm.updates:
             say(f"Continuing after {cell_run.trainer.algorithm.updates:,} updates.")
         _train_until_signal(cell_run, say)
-    print_table(run)
+    print_tables(run)
     say(f"Run folder: {run.path}")
 
 
@@ -138,6 +146,8 @@ def _parse_settings(texts: list[str]) -> dict[str, Any]:
 
 def _train_until_signal(cell_run: "CellRun", say: "Callable[[str], None]") -> None:
     """Trains to the end; on Ctrl-C or SIGTERM saves between two updates and exits."""
+    from gems_ray.training.cell_run import describe_report
+
     signals: list[int] = []
 
     def remember(signum: int, frame: FrameType | None) -> None:
@@ -148,7 +158,7 @@ def _train_until_signal(cell_run: "CellRun", say: "Callable[[str], None]") -> No
         while not cell_run.finished and not signals:
             report = cell_run.advance(stop=lambda: bool(signals))
             if report is not None:
-                say(_line(report, cell_run.max_timesteps))
+                say(describe_report(report, cell_run.max_timesteps))
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -157,14 +167,3 @@ def _train_until_signal(cell_run: "CellRun", say: "Callable[[str], None]") -> No
         say(f"Interrupted; saved after {cell_run.trainer.algorithm.updates:,} updates. Continue with:")
         say("  " + shlex.join(["python", *sys.argv]))
         raise typer.Exit(128 + signals[0])
-
-
-def _line(report: "Mapping[str, float]", max_timesteps: int) -> str:
-    parts = [f"{int(report[metrics.STEP]):>9,}/{max_timesteps:,}"]
-    if metrics.RETURN_MEAN in report:
-        parts.append(f"return {report[metrics.RETURN_MEAN]:6.1f} ± {report[metrics.RETURN_SE]:.1f}")
-        parts.append(f"best {report[metrics.BEST_RETURN]:6.1f}")
-    if metrics.Q_POLICY in report:
-        parts.append(f"Q {report[metrics.Q_POLICY]:.1f} (bound {report[metrics.Q_BOUND]:.1f})")
-    parts.append(f"cloning {report[metrics.CLONING_ERROR]:.3f}")
-    return "  ".join(parts)

@@ -68,6 +68,11 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.rewards)
 
+    @property
+    def nbytes(self) -> int:
+        """Size of the arrays that training needs."""
+        return sum(int(getattr(self, name).nbytes) for name in REQUIRED)
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the five required arrays, the first 16 hexadecimal digits."""

@@ -1,109 +1,35 @@
 """The run folder: plain YAML, JSON, CSV and safetensors under relative paths, the record of truth of every run.
 
-    RUN/experiment.yaml            what was asked for; can be run again
-    RUN/environment.json           versions and hardware
+    RUN/experiment.yaml              what was asked for; can be run again
+    RUN/environment.json             versions and hardware
+    RUN/datasets.json                fingerprints of the datasets and their worlds
     RUN/references/ENVIRONMENT.json  returns of the reference policies on the test users
-    RUN/cells/CELL/cell.yaml       everything that determines the cell
-    RUN/cells/CELL/metrics.csv     one row per evaluation
+    RUN/cells/CELL/cell.yaml         everything that determines the cell
+    RUN/cells/CELL/metrics.csv       one row per evaluation
+    RUN/cells/CELL/log.txt           what happened to it
     RUN/cells/CELL/last.safetensors, best.safetensors  checkpoints
-    RUN/cells/CELL/result.json     how the cell ended
+    RUN/cells/CELL/result.json       how the cell ended
+    RUN/trials/NUMBER.yaml, candidates.json, best.yaml, study.db, study.json  of a search
 
 Nothing here needs ray or torch.
 """
 
-import csv
-import io
-import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from gems_ray.config import dump_yaml, plain, read_yaml
 from gems_ray.errors import ConfigError, RunFolderError
-from gems_ray.experiments.spec import Experiment
+from gems_ray.experiments.cell_folder import DESCRIPTION, LOCK, CellFolder, is_locked, read_json, write_json
+from gems_ray.experiments.spec import Cell, Experiment
 from gems_ray.files import write_text_atomically
 
-EXPERIMENT, CELLS, REFERENCES = "experiment.yaml", "cells", "references"
-FINISHED, DIVERGED, FAILED, UNFINISHED, PENDING = "finished", "diverged", "failed", "unfinished", "pending"
-WITH_RESULT = (FINISHED, DIVERGED)  # trained to the end and tested; `diverged`: Q-values left what rewards can pay
-
-
-@dataclass(frozen=True, slots=True)
-class CellFolder:
-    """Files of one cell."""
-
-    path: Path
-
-    @property
-    def last_checkpoint(self) -> Path:
-        """Where training continues."""
-        return self.path / "last.safetensors"
-
-    @property
-    def best_checkpoint(self) -> Path:
-        """The policy with the highest validation return."""
-        return self.path / "best.safetensors"
-
-    @property
-    def description(self) -> dict[str, Any]:
-        """What determines the cell."""
-        try:
-            return plain(read_yaml(self.path / "cell.yaml").data)
-        except ConfigError as error:
-            raise RunFolderError(str(error)) from None
-
-    @property
-    def status(self) -> str:
-        """finished, diverged (finished as well), failed, unfinished (has begun) or pending."""
-        result = self.result()
-        if result is not None:
-            return str(result["status"])
-        return UNFINISHED if (self.path / "metrics.csv").exists() else PENDING
-
-    def result(self) -> dict[str, Any] | None:
-        """How the cell ended; None while it has not."""
-        return _read_json(self.path / "result.json")
-
-    def write_result(self, result: Mapping[str, Any]) -> None:
-        """Records how the cell ended."""
-        write_text_atomically(self.path / "result.json", json.dumps(result, indent=2) + "\n")
-
-    def forget_failure(self) -> None:
-        """Lets a failed cell run again."""
-        if self.status == FAILED:
-            (self.path / "result.json").unlink()
-
-    def metrics(self) -> list[dict[str, str]]:
-        """Rows of metrics.csv; a last line that was cut off is left out."""
-        try:
-            text = (self.path / "metrics.csv").read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return []
-        whole = text[: text.rfind("\n") + 1]
-        return list(csv.DictReader(io.StringIO(whole)))
-
-    def append_metrics(self, row: Mapping[str, float | int]) -> None:
-        """Adds a row; the first row's keys are the header."""
-        path = self.path / "metrics.csv"
-        with path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(row))
-            if file.tell() == 0:
-                writer.writeheader()
-            writer.writerow({key: "" if value != value else value for key, value in row.items()})
-
-    def keep_metrics(self, key: str, largest: int) -> None:
-        """Drops rows beyond a checkpoint, and a line that was cut off."""
-        rows = [row for row in self.metrics() if int(row[key]) <= largest]
-        path = self.path / "metrics.csv"
-        if not rows:
-            path.unlink(missing_ok=True)
-            return
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-        write_text_atomically(path, text.getvalue())
+EXPERIMENT, CELLS, REFERENCES, TRIALS, BEST = "experiment.yaml", "cells", "references", "trials", "best.yaml"
+DATASETS, STUDY, CANDIDATES = "datasets.json", "study.json", "candidates.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,12 +51,8 @@ class RunFolder:
         """
         check_free(path, experiment)
         run = cls(path)
-        write_text_atomically(path / EXPERIMENT, dump_yaml(experiment.model_dump(mode="json")))
-        write_text_atomically(path / "environment.json", json.dumps(dict(environment), indent=2) + "\n")
-        for cell in experiment.cells():
-            folder = run.cell(cell.name)
-            if not (folder.path / "cell.yaml").exists():
-                write_text_atomically(folder.path / "cell.yaml", dump_yaml(cell.describe()))
+        write_text_atomically(path / EXPERIMENT, dump_yaml(experiment.as_yaml()))
+        write_json(path / "environment.json", environment)
         return run
 
     @classmethod
@@ -146,23 +68,112 @@ class RunFolder:
             )
         return cls(path)
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps a second run out of the folder.
+
+        Raises:
+            RunFolderError: a run is going on in it.
+        """
+        lock = FileLock(self.path / LOCK)
+        try:
+            lock.acquire(timeout=1)
+        except Timeout:
+            raise RunFolderError(
+                f"{self.path}: a run is going on in this folder (`run_tune.py status {self.path}`). "
+                "Wait for it, stop it, or choose another --name."
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def is_locked(self) -> bool:
+        """Whether a run is going on in the folder."""
+        return is_locked(self.path / LOCK)
+
+    def search(self) -> dict[str, Any] | None:
+        """The search of the experiment as plain data; None for a grid."""
+        try:
+            return plain(read_yaml(self.path / EXPERIMENT).data).get("search")
+        except ConfigError as error:
+            raise RunFolderError(str(error)) from None
+
+    def add_cells(self, cells: Iterable[Cell]) -> None:
+        """Describes cells in their folders; a description that was damaged is written anew."""
+        for cell in cells:
+            path, text = self.cell(cell.name).path / DESCRIPTION, dump_yaml(cell.describe())
+            if not path.exists() or path.read_bytes() != text.encode():
+                write_text_atomically(path, text)
+
     def cell(self, name: str) -> CellFolder:
         """The folder of a cell."""
         return CellFolder(self.path / CELLS / name)
 
     def cells(self) -> list[CellFolder]:
         """All cells in the order of their names."""
-        folders = sorted((self.path / CELLS).glob("*/cell.yaml"))
+        folders = sorted((self.path / CELLS).glob(f"*/{DESCRIPTION}"))
         return [CellFolder(described.parent) for described in folders]
+
+    def find_cell(self, text: str) -> CellFolder:
+        """The cell whose name is, or alone contains, a text.
+
+        Raises:
+            RunFolderError: none does, or several.
+        """
+        cells = self.cells()
+        found = [cell for cell in cells if cell.path.name == text] or [c for c in cells if text in c.path.name]
+        if len(found) != 1:
+            names = ", ".join(cell.path.name for cell in (found or cells))
+            what = "no cell's name contains" if not found else "several cells' names contain"
+            raise RunFolderError(f"{self.path}: {what} `{text}`. Cells: {names or 'none'}.")
+        return found[0]
+
+    def check_datasets(self, found: Mapping[str, Mapping[str, Any]]) -> None:
+        """Records the datasets of a run; a run that goes on must meet the same ones.
+
+        Args:
+            found: by environment, `fingerprint`, `world_fingerprint` and more.
+        Raises:
+            RunFolderError: a dataset was changed since the run began.
+        """
+        known = read_json(self.path / DATASETS) or {}
+        for environment, facts in found.items():
+            before = known.get(environment, facts)
+            if before["fingerprint"] != facts["fingerprint"]:
+                raise RunFolderError(
+                    f"{self.path}: began with dataset {before['fingerprint']} of {environment}, but {facts['file']} is "
+                    f"now {facts['fingerprint']}. Put the old file back, or choose another --name."
+                )
+        write_json(self.path / DATASETS, {**found, **known})
 
     def references(self, environment: str) -> dict[str, dict[str, float]] | None:
         """Evaluations of the reference policies on the test users; None where there is no world."""
-        return _read_json(self.path / REFERENCES / f"{environment}.json")
+        return read_json(self.path / REFERENCES / f"{environment}.json")
 
     def write_references(self, environment: str, rows: Mapping[str, Mapping[str, float]]) -> None:
         """Records the evaluations of the reference policies."""
-        text = json.dumps({name: dict(row) for name, row in rows.items()}, indent=2)
-        write_text_atomically(self.path / REFERENCES / f"{environment}.json", text + "\n")
+        write_json(self.path / REFERENCES / f"{environment}.json", {name: dict(row) for name, row in rows.items()})
+
+    def trials(self) -> dict[int, dict[str, Any]]:
+        """The trials of a search by number: `settings`, `values`, the names of their `cells`."""
+        files = sorted((self.path / TRIALS).glob("*.yaml"), key=lambda file: int(file.stem))
+        try:
+            return {int(file.stem): plain(read_yaml(file).data) for file in files}
+        except ConfigError as error:
+            raise RunFolderError(f"{error} Remove the file and resume the run.") from None
+
+    def candidates(self) -> list[dict[str, Any]]:
+        """What a search trains again on fresh seeds: `label`, `trial`, `settings`, the names of the `cells`."""
+        return (read_json(self.path / CANDIDATES) or {}).get("candidates", [])
+
+    def write_candidates(self, candidates: Sequence[Mapping[str, Any]]) -> None:
+        """Records what a search trains again."""
+        write_json(self.path / CANDIDATES, {"candidates": [dict(candidate) for candidate in candidates]})
+
+    def write_trial(self, number: int, facts: Mapping[str, Any]) -> None:
+        """Records a trial of a search."""
+        write_text_atomically(self.path / TRIALS / f"{number:04d}.yaml", dump_yaml(facts))
 
 
 def check_free(path: Path, experiment: Experiment) -> None:
@@ -173,18 +184,9 @@ def check_free(path: Path, experiment: Experiment) -> None:
     """
     described = path / EXPERIMENT
     if described.exists():
-        if described.read_text(encoding="utf-8") != dump_yaml(experiment.model_dump(mode="json")):
+        if described.read_bytes() != dump_yaml(experiment.as_yaml()).encode():
             raise RunFolderError(
                 f"{path}: holds a run of another experiment. Choose another --name, or remove the folder."
             )
-    elif path.exists() and any(path.iterdir()):
+    elif path.exists() and any(not file.name.startswith(".") for file in path.iterdir()):
         raise RunFolderError(f"{path}: holds files that are not a run's. Choose another --name.")
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (ValueError, OSError) as error:
-        raise RunFolderError(f"{path}: cannot be read ({error}). Remove it to repeat that part.") from None

@@ -1,17 +1,19 @@
-"""What an experiment is: a YAML file that spells out a grid of cells."""
+"""What an experiment is: a YAML file that spells out a grid of cells, or a search among settings."""
 
 import hashlib
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from gems_ray.config import Config, YamlDocument, plain, read_yaml, validate
-from gems_ray.errors import UnknownNameError
+from gems_ray.errors import ConfigError, ResourceError, UnknownNameError
+from gems_ray.experiments.space import Domain, Space
+from gems_ray.registry import Registry
 from gems_ray.simulator.environments import ENVIRONMENTS
 
 Quality = Literal["random", "medium", "expert", "mixed"]
@@ -62,7 +64,18 @@ class EvaluationSpec(Config):
     """How many simulated users judge a policy."""
 
     validation_users: int = Field(200, ge=2, description="They choose the best checkpoint during training.")
-    test_users: int = Field(1_000, ge=2, description="They make the result table; never the validation users.")
+    test_users: int = Field(
+        1_000, ge=0, description="They make the result table; never the validation users. 0 leaves the test out."
+    )
+    holdout: float = Field(
+        0.0, ge=0, lt=1, description="Share of the episodes that is kept from training for the offline estimate."
+    )
+
+    @model_validator(mode="after")
+    def _two_users_make_a_deviation(self) -> "EvaluationSpec":
+        if self.test_users == 1:
+            raise ValueError("test_users: expected 0, or 2 and more")
+        return self
 
 
 class Resources(Config):
@@ -71,9 +84,90 @@ class Resources(Config):
     cpu: float = Field(1, gt=0, description="CPU cores; torch uses as many threads, at least one.")
     gpu: float = Field(0, ge=0, description="Share of a GPU; ignored where there is none.")
 
+    def cells_on(self, cpus: float, gpus: float) -> int:
+        """How many cells a node with so many CPUs and GPUs holds at once."""
+        by_cpu = int(cpus / self.cpu + 1e-9)
+        if not self.gpu:
+            return by_cpu
+        # A share below one stays on one GPU; whole GPUs are taken together.
+        by_gpu = int(gpus) * int(1 / self.gpu + 1e-9) if self.gpu <= 1 else int(gpus / self.gpu + 1e-9)
+        return min(by_cpu, by_gpu)
+
+    def usable_on(self, nodes: Sequence[tuple[float, float]], say: Callable[[str], None]) -> "Resources":
+        """The resources of a cell on a cluster: without the GPU where there is none.
+
+        Args:
+            nodes: CPUs and GPUs of each node.
+            say: called with a line for the user.
+        Raises:
+            ResourceError: no node is large enough, so that the cell would wait for ever.
+        """
+        usable = self
+        if self.gpu and not any(gpus for _, gpus in nodes):
+            say(f"resources.gpu {self.gpu:g} is ignored: no GPU here, the cells run on CPUs.")
+            usable = self.model_copy(update={"gpu": 0.0})
+        if not any(usable.cells_on(*node) for node in nodes):
+            cpus, gpus = max(nodes)
+            raise ResourceError(
+                f"resources: a cell asks for {usable.cpu:g} CPUs and {usable.gpu:g} GPUs, the largest node has "
+                f"{cpus:g} and {gpus:g}. Lower `resources` in the experiment file."
+            )
+        return usable
+
+
+class Asha(Config):
+    """Early stopping: at each rung, only the best share of the trials goes on (Li et al. 2020)."""
+
+    grace_updates: int = Field(1_000, ge=1, description="Updates before the first trial can be stopped.")
+    reduction_factor: int = Field(4, ge=2, description="One of so many trials goes on at each rung.")
+
+
+class Confirmation(Config):
+    """What is trained again on fresh seeds and scored on test users, so that luck in the search shows."""
+
+    candidates: int = Field(3, ge=0, description="Best trials on the validation users; the default settings join them.")
+    seeds: int = Field(3, ge=1, description="Fresh seeds of each.")
+
+    def planned(self, algorithms: int) -> int:
+        """Cells per environment, at most: the best trials, and the default settings of so many algorithms."""
+        return (self.candidates + algorithms) * self.seeds if self.candidates else 0
+
+
+Objective = Literal["return", "best_return", "slate_diversity", "topic_entropy", "coverage", "fqe"]
+
+
+class SearchSpec(Config):
+    """A search among the settings of one or several algorithms."""
+
+    space: dict[str, dict[str, Domain]] = Field(description="By algorithm and setting, the values to choose among.")
+    trials: int = Field(20, ge=1, description="Settings to try; a grid tries all of its points.")
+    sampler: Literal["tpe", "gp", "random", "grid"] = Field("tpe", description="What proposes the next settings.")
+    objectives: Annotated[tuple[Objective, ...], OneOrMore] = Field(
+        (), description="What is maximised, several as a Pareto front [default: return; fqe where there is no world]."
+    )
+    initial: tuple[dict[str, Any], ...] = Field((), description="Settings tried first, after the defaults.")
+    seeds_per_trial: int = Field(1, ge=1, description="A trial is the mean over so many seeds.")
+    asha: Asha | None = Field(None, description="Early stopping; off unless given.")
+    confirm: Confirmation = Confirmation()
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> "SearchSpec":
+        if not any(self.space.values()):
+            raise ValueError("`space` has no setting to search")
+        if self.asha and (self.seeds_per_trial > 1 or len(self.objectives) > 1 or "fqe" in self.objectives):
+            raise ValueError("`asha` compares single runs by one objective that is measured on the way")
+        if self.sampler == "grid":
+            list(Space(self.space).every_point())
+        return self
+
+    @property
+    def planned_trials(self) -> int:
+        """How many trials there will be, the points that are given beforehand aside where it is a grid."""
+        return len(list(Space(self.space).every_point())) if self.sampler == "grid" else self.trials
+
 
 class Experiment(Config):
-    """A grid: every algorithm in every environment with every seed."""
+    """A grid: every algorithm in every environment with every seed. With `search`, a search among settings."""
 
     environment: Annotated[tuple[str, ...], OneOrMore] = Field(min_length=1, description="Environment names.")
     algorithm: Annotated[tuple[str, ...], OneOrMore] = Field(("td3_bc",), min_length=1, description="Algorithm names.")
@@ -90,13 +184,44 @@ class Experiment(Config):
     training: TrainingSpec = TrainingSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
     resources: Resources = Resources()
+    search: SearchSpec | None = Field(None, description="What `search` tries; a grid has none.")
 
     @model_validator(mode="after")
     def _names_are_known(self) -> "Experiment":
         for names in (self.environment, self.algorithm, self.seed):
             if len(set(names)) != len(names):
                 raise ValueError(f"every value may stand once, found {', '.join(map(str, names))}")
+        if self.search and len(self.seed) > 1:
+            raise ValueError("a search begins at one `seed`; search.seeds_per_trial says how many a trial has")
+        if self.search and self.search.asha and len(self.environment) > 1:
+            raise ValueError("`search.asha` compares single runs: one environment")
         return self
+
+    def as_yaml(self) -> dict[str, Any]:
+        """Plain data that stands for the experiment in a file."""
+        data = self.model_dump(mode="json", by_alias=True, exclude=None if self.search else {"search"})
+        if self.search:
+            data["search"]["space"] = self.search.model_dump(mode="json", by_alias=True, exclude_none=True)["space"]
+        return data
+
+    def with_settings(self, algorithm: str, settings: Mapping[str, Any], seeds: Sequence[int], test: bool) -> Self:
+        """The grid of one algorithm with these settings, part of a search.
+
+        Args:
+            algorithm: its name.
+            settings: that differ from its defaults.
+            seeds: experiment seeds.
+            test: whether the test users score it.
+        """
+        evaluation = self.evaluation if test else self.evaluation.model_copy(update={"test_users": 0})
+        update = {
+            "algorithm": (algorithm,),
+            "settings": {algorithm: dict(settings)} if settings else {},
+            "seed": tuple(seeds),
+            "evaluation": evaluation,
+            "search": None,
+        }
+        return self.model_copy(update=update)
 
     def cells(self) -> list["Cell"]:
         """All cells, environments first, then algorithms, then seeds."""
@@ -108,6 +233,10 @@ class Experiment(Config):
     def world(self, environment: str) -> str:
         """Name or folder of the world of an environment."""
         return self.worlds.get(environment, environment)
+
+
+# In the name already, or without influence on the result.
+_NOT_IN_THE_HASH = {"environment", "algorithm", "seed", "resources", "search"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +256,7 @@ class Cell:
     @property
     def name(self) -> str:
         """Short, readable, and different for every setting that changes the result."""
-        experiment = self.experiment.model_dump(mode="json", exclude={"environment", "algorithm", "seed", "resources"})
+        experiment = self.experiment.model_dump(mode="json", exclude=_NOT_IN_THE_HASH)
         text = json.dumps([experiment | {"settings": self.settings}], sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:6]
         return f"{self.environment}-{self.algorithm}-seed{self.seed}-{digest}"
@@ -170,7 +299,50 @@ def check_experiment(data: Mapping[str, Any], document: YamlDocument | None = No
     _check_names("settings", tuple(experiment.settings), ALGORITHMS, document)
     for algorithm, settings in experiment.settings.items():
         validate(settings, ALGORITHMS[algorithm].Config, document, prefix=("settings", algorithm))
+    if experiment.search:
+        _check_search(experiment, experiment.search, document)
     return experiment
+
+
+def all_settings(algorithm: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """All settings of an algorithm: the given ones, and the published defaults of the others."""
+    from gems_ray.algorithms import ALGORITHMS
+
+    return ALGORITHMS[algorithm].Config(**settings).model_dump(mode="json")
+
+
+def _check_search(experiment: Experiment, search: SearchSpec, document: YamlDocument | None) -> None:
+    """Every value that can be proposed must be one that the algorithm takes."""
+    from gems_ray.algorithms import ALGORITHMS
+
+    searched = Registry("algorithm of this search", {name: name for name in experiment.algorithm})
+    _check_names("search.space", tuple(search.space), searched, document)
+    for algorithm, domains in search.space.items():
+        for setting, domain in domains.items():
+            for value in domain.examples:
+                prefix = ("search", "space", algorithm)
+                validate({setting: value}, ALGORITHMS[algorithm].Config, document, prefix=prefix)
+    space = Space(search_domains(experiment))
+    for index, point in enumerate(search.initial):
+        where = ("search", "initial", index)
+        algorithm = searched[str(point.get("algorithm", experiment.algorithm[0]))]
+        settings = {key: value for key, value in point.items() if key != "algorithm"}
+        validate(settings, ALGORITHMS[algorithm].Config, document, prefix=where)
+        if unknown := set(settings) - set(search.space.get(algorithm, {})):
+            message = f"search.initial: `{unknown.pop()}` is not in search.space. Add it there, or set it in settings."
+            raise document.error(where, message) if document else ConfigError(message)
+        base = experiment.settings.get(algorithm, {})
+        if not space.contains(algorithm, all_settings(algorithm, {**base, **settings})):
+            message = (
+                f"search.initial: {plain(point)} lies outside of search.space. Widen the space, or drop the point."
+            )
+            raise document.error(where, message) if document else ConfigError(message)
+
+
+def search_domains(experiment: Experiment) -> dict[str, dict[str, Domain]]:
+    """By algorithm, in the order of the experiment, the domains of its settings; none where it is tried as is."""
+    assert experiment.search is not None
+    return {algorithm: experiment.search.space.get(algorithm, {}) for algorithm in experiment.algorithm}
 
 
 def _check_names(key: str, names: tuple[str, ...], known: Mapping[str, Any], document: YamlDocument | None) -> None:
@@ -180,6 +352,8 @@ def _check_names(key: str, names: tuple[str, ...], known: Mapping[str, Any], doc
         except UnknownNameError as error:
             if document is None:
                 raise
-            value = document.data.get(key)
-            location = (key, name) if isinstance(value, dict) else (key, index) if isinstance(value, list) else (key,)
-            raise document.error(location, str(error)) from None
+            path, value = key.split("."), document.data
+            for part in path:
+                value = value.get(part)
+            last = (name,) if isinstance(value, dict) else (index,) if isinstance(value, list) else ()
+            raise document.error((*path, *last), str(error)) from None

@@ -1,7 +1,10 @@
 """One cell from its folder and back: continue, train, checkpoint, test."""
 
 import json
-from collections.abc import Callable
+import logging
+import os
+import platform
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -11,11 +14,12 @@ from safetensors.torch import load_file, save_file
 from gems_ray import metrics
 from gems_ray.data.schema import REQUIRED, Dataset
 from gems_ray.errors import DatasetError, WorldError
-from gems_ray.experiments.run_folder import DIVERGED, FAILED, FINISHED, WITH_RESULT, CellFolder
-from gems_ray.experiments.spec import TrainingSpec
+from gems_ray.experiments.cell_folder import DIVERGED, ENDED, FAILED, FINISHED, CellFolder, set_aside
+from gems_ray.experiments.spec import EvaluationSpec, TrainingSpec
 from gems_ray.files import atomic_path
 from gems_ray.flat_state import FlatState, flatten_modules, load_modules
 from gems_ray.training.evaluate import Evaluator
+from gems_ray.training.offline_evaluation import OfflineEvaluator, hold_out
 from gems_ray.training.trainer import Report, Trainer, TrainingData
 from gems_ray.world.bundle import World
 
@@ -23,33 +27,52 @@ from gems_ray.world.bundle import World
 class CellRun:
     """Trains a cell in its folder; a folder that holds a checkpoint is continued.
 
+    The cell belongs to this process until `close`: a process that was believed lost, and is not, cannot write into it.
+
     Args:
         folder: of the cell, with cell.yaml in it.
         data: dataset.
         world: that the dataset was collected in; None trains without evaluation.
+        wait_s: for another process to let go of the cell.
+    Raises:
+        TimeoutError: it did not.
     """
 
-    def __init__(self, folder: CellFolder, data: TrainingData, world: World | None) -> None:
+    def __init__(self, folder: CellFolder, data: TrainingData, world: World | None, wait_s: float = 0) -> None:
         self.folder = folder
         description = folder.description
-        training, evaluation = TrainingSpec(**description["training"]), description["evaluation"]
+        training, evaluation = TrainingSpec(**description["training"]), EvaluationSpec(**description["evaluation"])
         self.max_timesteps = training.max_timesteps
         self._fingerprints = {"dataset": data.fingerprint, "world": data.world_fingerprint}
-        self._test = Evaluator(world, "test", evaluation["test_users"]) if world else None
-        self.trainer = Trainer(
-            data,
-            description["algorithm"],
-            description["settings"],
-            description["seed"],
-            training,
-            Evaluator(world, "validation", evaluation["validation_users"]) if world else None,
-        )
-        self._continue()
+        self._lock = folder.lock(wait_s)
+        self._log_handler = folder.open_log()
+        self.log = logging.getLogger(f"gems_ray.cell.{folder.path.name}")
+        self.log.setLevel(logging.INFO)
+        self.log.propagate = False
+        self.log.addHandler(self._log_handler)
+        try:
+            self._test = Evaluator(world, "test", evaluation.test_users) if world and evaluation.test_users else None
+            rows, self._offline = None, None
+            if evaluation.holdout:
+                rows, held_out = hold_out(data.arrays["terminals"], evaluation.holdout)
+            validation = Evaluator(world, "validation", evaluation.validation_users) if world else None
+            name, settings, seed = (description[key] for key in ("algorithm", "settings", "seed"))
+            self.trainer = Trainer(data, name, settings, seed, training, validation, rows)
+            if evaluation.holdout:
+                algorithm = self.trainer.algorithm
+                discount = algorithm.config.discount
+                self._offline = OfflineEvaluator(data.arrays, held_out, discount=discount, device=algorithm.device)
+            self._continue()
+        except BaseException:
+            self.close()
+            raise
+        place = f"{self.trainer.algorithm.device} of {platform.node()}, process {os.getpid()}"
+        self.log.info("%s after %d updates on %s", "goes on" if self._begun else "begins", self._updates, place)
 
     @property
     def finished(self) -> bool:
-        """Whether the cell has its result."""
-        return self.folder.status in (*WITH_RESULT, FAILED)
+        """Whether the cell has ended."""
+        return self.folder.status in ENDED
 
     def advance(self, stop: Callable[[], bool] = lambda: False) -> Report | None:
         """Trains up to the next evaluation, records it, and tests the policies after the last one.
@@ -60,15 +83,19 @@ class CellRun:
             the report of the evaluation; None when stopped before it.
         """
         trainer = self.trainer
+        if trainer.finished:  # the process ended between the last checkpoint and the result
+            self._finish(trainer.last_report)
+            return trainer.last_report
         report = trainer.advance(stop)
         if report is None:
             return None
         if trainer.improved(report):
             self._save_policy()
-        if self._test:
+        if self._validated:
             report[metrics.BEST_RETURN] = trainer.best_return
         self.folder.append_metrics(report)
         self.save()
+        self.log.info("%s", describe_report(report, self.max_timesteps))
         if trainer.finished:
             self._finish(report)
         return report
@@ -79,16 +106,49 @@ class CellRun:
         with atomic_path(self.folder.last_checkpoint) as partial:
             save_file(tensors, partial, metadata={"facts": json.dumps(facts)})
 
+    def fail(self, reason: str) -> None:
+        """Ends the cell without a result."""
+        self.folder.write_result({"status": FAILED, "updates": self._updates, "reason": reason})
+        self.log.error("failed: %s", reason)
+
+    def close(self) -> None:
+        """Lets go of the cell."""
+        self.log.removeHandler(self._log_handler)
+        self._log_handler.close()
+        self._lock.release()
+
+    @property
+    def _updates(self) -> int:
+        return self.trainer.algorithm.updates
+
+    @property
+    def _begun(self) -> bool:
+        return self.trainer.reported >= 0
+
+    @property
+    def _validated(self) -> bool:
+        return metrics.RETURN_MEAN in self.trainer.last_report
+
     def _continue(self) -> None:
         """Loads the last checkpoint; without a readable one the cell begins anew."""
-        try:
-            tensors, facts = read_checkpoint(self.folder)
-            self.trainer.load_state_dict(tensors, facts)
-        except FileNotFoundError:
-            pass
-        except (SafetensorError, OSError, ValueError, KeyError):
-            self.folder.last_checkpoint.replace(self.folder.path / "last.damaged")
+        if self.folder.last_checkpoint.exists():
+            try:
+                tensors, facts = read_checkpoint(self.folder)
+                if facts["best_updates"] >= 0:
+                    load_file(self.folder.best_checkpoint)  # the result will need it
+                self.trainer.load_state_dict(tensors, facts)
+            except (SafetensorError, FileNotFoundError, ValueError, KeyError) as error:
+                self._begin_anew(str(error))
         self.folder.keep_metrics(metrics.STEP, self.trainer.reported)
+        rows = self.folder.metrics()
+        if self._begun and (not rows or int(rows[-1][metrics.STEP]) < self.trainer.reported):
+            self.folder.append_metrics(self.trainer.last_report)  # its line was cut off; the checkpoint has it
+
+    def _begin_anew(self, reason: str) -> None:
+        for checkpoint in (self.folder.last_checkpoint, self.folder.best_checkpoint):
+            if checkpoint.exists():
+                set_aside(checkpoint)
+        self.log.warning("begins anew, its checkpoint cannot be read: %s", reason)
 
     def _save_policy(self) -> None:
         """Writes the networks and the normaliser: what is needed to act."""
@@ -102,21 +162,38 @@ class CellRun:
 
     def _finish(self, report: Report) -> None:
         trainer = self.trainer
+        algorithm, normalizer = trainer.algorithm, trainer.buffer.normalizer
         result: dict[str, Any] = {
             "status": DIVERGED if trainer.diverged else FINISHED,
             "updates": trainer.reported,
             "seconds": report[metrics.SECONDS],
             "best_updates": trainer.best_updates,
             "fingerprints": self._fingerprints,
+            "report": {key: value for key, value in report.items() if value == value},
         }
+        if self._validated:
+            result["validation"] = {"last": report[metrics.RETURN_MEAN], "best": trainer.best_return}
+        if self._offline:
+            result["offline"] = asdict(self._offline(algorithm, normalizer))
         if self._test:
-            algorithm, normalizer = trainer.algorithm, trainer.buffer.normalizer
             last = self._test.algorithm(algorithm, normalizer)
             load_modules(algorithm.networks, load_file(self.folder.best_checkpoint, device=str(algorithm.device)))
             best = self._test.algorithm(algorithm, normalizer)
-            result["validation"] = {"last": report[metrics.RETURN_MEAN], "best": trainer.best_return}
             result["test"] = {"last": asdict(last), "best": asdict(best)}
         self.folder.write_result(result)
+        self.log.info("%s", result["status"])
+
+
+def describe_report(report: Mapping[str, float], max_timesteps: int) -> str:
+    """A report on one line."""
+    parts = [f"{int(report[metrics.STEP]):>9,}/{max_timesteps:,}"]
+    if metrics.RETURN_MEAN in report:
+        parts.append(f"return {report[metrics.RETURN_MEAN]:6.1f} ± {report[metrics.RETURN_SE]:.1f}")
+        parts.append(f"best {report[metrics.BEST_RETURN]:6.1f}")
+    if metrics.Q_POLICY in report:
+        parts.append(f"Q {report[metrics.Q_POLICY]:.1f} (bound {report[metrics.Q_BOUND]:.1f})")
+    parts.append(f"cloning {report[metrics.CLONING_ERROR]:.3f}")
+    return "  ".join(parts)
 
 
 def read_checkpoint(folder: CellFolder) -> tuple[FlatState, dict[str, Any]]:

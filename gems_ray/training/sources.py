@@ -1,6 +1,6 @@
 """Worlds and datasets of an experiment: found, checked against each other, collected where missing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -30,6 +30,12 @@ class Source:
     world: World | None
 
 
+def dataset_path(experiment: Experiment, environment: str) -> Path:
+    """Where the dataset of an environment lies, or will be collected."""
+    spec = experiment.dataset
+    return Path(spec.file) if spec.file else find_dataset(environment, spec.quality, Path(spec.folder))
+
+
 def open_source(
     experiment: Experiment, environment: str, say: Callable[[str], None], progress: Callable[[int], None]
 ) -> Source:
@@ -44,7 +50,7 @@ def open_source(
         DatasetError, WorldError: dataset or world is damaged, or they do not belong together.
     """
     spec = experiment.dataset
-    path = Path(spec.file) if spec.file else find_dataset(environment, spec.quality, Path(spec.folder))
+    path = dataset_path(experiment, environment)
     if spec.file is None and not path.exists():
         world = find_world(experiment.world(environment))
         say(f"Collecting {spec.episodes} {spec.quality} episodes of {environment} into {path} ...")
@@ -61,6 +67,25 @@ def open_source(
     if spec.file is None:
         _check_as_asked(dataset, spec, path)
     return Source(path, dataset, world)
+
+
+def record_datasets(run: RunFolder, sources: Mapping[str, Source]) -> None:
+    """Writes the fingerprints of the datasets and worlds into the run folder, or compares them with what stands there.
+
+    Raises:
+        RunFolderError: a dataset was changed since the run began.
+    """
+    run.check_datasets(
+        {
+            environment: {
+                "file": str(source.path),
+                "fingerprint": source.dataset.fingerprint,
+                "transitions": len(source.dataset.rewards),
+                "world_fingerprint": source.world.fingerprint if source.world else None,
+            }
+            for environment, source in sources.items()
+        }
+    )
 
 
 def write_references(run: RunFolder, experiment: Experiment, environment: str, world: World) -> None:

@@ -60,6 +60,7 @@ class Trainer:
         seed: experiment seed.
         training: length, evaluations, device and more.
         evaluator: validation users; None where the dataset has no world.
+        rows: (n,) int64, ascending, the only transitions that are trained on; None for all.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Trainer:
         seed: int,
         training: TrainingSpec,
         evaluator: Evaluator | None,
+        rows: np.ndarray | None = None,
     ) -> None:
         device, max_timesteps = resolve_device(training.device), training.max_timesteps
         state_dim, action_dim = data.arrays["observations"].shape[1], data.arrays["actions"].shape[1]
@@ -90,7 +92,10 @@ class Trainer:
             reward_scale=config.reward_scale,
             bootstrap_time_limit=config.bootstrap_time_limit,
         )
-        self.buffer.load_d4rl_dataset(data.arrays, self.algorithm.select_rows(rewards, terminals))
+        selected = self.algorithm.select_rows(rewards, terminals)
+        if selected is not None and rows is not None:
+            rows = np.intersect1d(rows, selected)
+        self.buffer.load_d4rl_dataset(data.arrays, selected if rows is None else rows)
         bound = self.buffer.reward_factor * value_bound(
             rewards, terminals, config.discount, config.bootstrap_time_limit
         )
@@ -165,7 +170,7 @@ class Trainer:
             "seconds": self._seconds,
             "reports_above_bound": self._watch.in_a_row,
             "diverged": self.diverged,
-            "last_report": {key: value for key, value in self.last_report.items() if value == value},
+            "last_report": {key: None if value != value else value for key, value in self.last_report.items()},
         }
         return tensors, facts
 
@@ -181,7 +186,8 @@ class Trainer:
         self.reported, self.best_updates = facts["reported"], facts["best_updates"]
         self.best_return = -np.inf if facts["best_return"] is None else facts["best_return"]
         self._watch.in_a_row, self._watch.diverged = facts["reports_above_bound"], facts["diverged"]
-        self._seconds, self.last_report = facts["seconds"], dict(facts["last_report"])
+        self._seconds = facts["seconds"]
+        self.last_report = {key: np.nan if value is None else value for key, value in facts["last_report"].items()}
 
     def _report(self) -> Report:
         losses = self._engine.losses.take()

@@ -1,9 +1,10 @@
 """Starting or joining Ray, with token authentication and the dashboard on this machine alone."""
 
+import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -11,40 +12,53 @@ from types import FrameType
 import ray
 
 from gems_ray.errors import ResourceError
-from gems_ray.experiments.spec import Resources
+from gems_ray.files import log_handler
 
 CONNECT_TIMEOUT_S = 5.0
 
 
 @contextmanager
-def connected(address: str | None) -> Iterator[str]:
+def connected(address: str | None, log: Path) -> Iterator[str]:
     """Starts Ray on this machine, or joins the cluster at `address`; yields the dashboard's URL.
 
-    SIGTERM acts like Ctrl-C while connected: Tune ends in good order on that one only.
+    SIGTERM acts like Ctrl-C while connected.
 
+    Args:
+        address: of a cluster; None for this machine alone.
+        log: file that takes what Ray has to say, its traces included.
     Raises:
         ResourceError: no cluster answers at the address.
     """
     if address:
         _check_listens(address)
+    _log_to(log)
     try:
         context = ray.init(
             address=address or "local",
             include_dashboard=None if address else True,
             dashboard_host="127.0.0.1",
             log_to_driver=False,
-            logging_level="ERROR",
+            configure_logging=False,
         )
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         place = f"--address {address}: cannot join this cluster" if address else "Ray does not start on this machine"
         raise ResourceError(f"{place} ({reason}).") from None
+    _log_to(log)  # again: `ray.init` brought its handler back
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         yield f"http://{context.dashboard_url}" if context.dashboard_url else ""
     finally:
         signal.signal(signal.SIGTERM, before)
         ray.shutdown()
+
+
+def _log_to(log: Path) -> None:
+    handler = log_handler(log, "%(asctime)s %(levelname)-7s %(name)s %(message)s")
+    logger = logging.getLogger("ray")
+    logger.handlers[:] = [handler]
+    logger.propagate = False
+    logger.setLevel(logging.INFO)
 
 
 def _check_listens(address: str) -> None:
@@ -67,23 +81,10 @@ def token_file() -> Path | None:
     return path if path.is_file() else None
 
 
-def usable_resources(wanted: Resources, say: Callable[[str], None]) -> Resources:
-    """The resources of a cell on this cluster: without the GPU where there is none.
-
-    Raises:
-        ResourceError: no node is large enough, so that the cell would wait for ever.
-    """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if wanted.gpu and not any(node.get("GPU", 0) for node in nodes):
-        say(f"resources.gpu {wanted.gpu:g} is ignored: no GPU here, the cells run on CPUs.")
-        wanted = wanted.model_copy(update={"gpu": 0.0})
-    if not any(node.get("CPU", 0) >= wanted.cpu and node.get("GPU", 0) >= wanted.gpu for node in nodes):
-        largest = max((node.get("CPU", 0), node.get("GPU", 0)) for node in nodes)
-        raise ResourceError(
-            f"resources: a cell asks for {wanted.cpu:g} CPUs and {wanted.gpu:g} GPUs, the largest node has "
-            f"{largest[0]:g} and {largest[1]:g}. Lower `resources` in the experiment file."
-        )
-    return wanted
+def nodes() -> list[tuple[float, float]]:
+    """CPUs and GPUs of every node that is alive."""
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [(node.get("CPU", 0), node.get("GPU", 0)) for node in alive]
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

@@ -1,119 +1,133 @@
-"""Runs the unfinished cells of an experiment under Ray Tune."""
+"""Runs cells under Ray Tune until every one of them has ended, whatever happens to the processes in between."""
 
+import itertools
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
-from ray.tune.experiment import Trial
 
-from gems_ray.experiments.run_folder import FAILED, WITH_RESULT, CellFolder, RunFolder
-from gems_ray.experiments.spec import Experiment, Resources
+from gems_ray.experiments.cell_folder import ENDED
+from gems_ray.experiments.run_folder import RunFolder
+from gems_ray.experiments.spec import Cell, Experiment, Resources
+from gems_ray.experiments.study import StudyPlace
 from gems_ray.training.cell_run import training_data
 from gems_ray.training.sources import Source
-from gems_ray.tune.trainable import CellTrainable
+from gems_ray.tune.interruption import stop_signals
+from gems_ray.tune.search import PruningAsha, StudySearch
+from gems_ray.tune.trainable import CellTrainable, back_off_seconds
+from gems_ray.tune.watch import CellWatch, Watcher
 
 TUNE_FOLDER = "ray"  # Tune's own state, of no use after the run: cells continue from their folders
-RETRIES = 2  # of a cell whose process or node was lost
 
 
-@dataclass(frozen=True, slots=True)
-class CellProgress:
-    """State of a cell while the grid runs."""
-
-    name: str
-    state: str  # waiting, running, finished, failed
-    report: Mapping[str, Any]
-
-
-Watcher = Callable[[CellProgress], None]
-
-
-def run_cells(
-    experiment: Experiment, run: RunFolder, sources: Mapping[str, Source], resources: Resources, watch: Watcher
-) -> bool:
-    """Trains every cell that has no result yet; true when interrupted before that, with all cells saved.
+class CellRunner:
+    """The trainable with its data, ready to run cells of one run.
 
     Args:
-        experiment: the grid.
-        run: its folder, which every node must see.
+        run: folder, which every node must see.
         sources: datasets by environment.
         resources: of one cell, known to fit on a node.
-        watch: called at every change of a cell.
+        at_once: how many cells the cluster holds.
+        watcher: called at every change of a cell.
     """
-    todo = [cell for cell in experiment.cells() if run.cell(cell.name).status not in WITH_RESULT]
-    for cell in todo:
-        run.cell(cell.name).forget_failure()
-    # One reference per dataset, so that a node fetches only what its trials train on, and that once.
-    datasets = {name: ray.put(training_data(source.dataset)) for name, source in sources.items()}
-    configs = [
-        {
-            "folder": str(run.cell(cell.name).path.absolute()),
+
+    def __init__(
+        self, run: RunFolder, sources: Mapping[str, Source], resources: Resources, at_once: int, watcher: Watcher
+    ) -> None:
+        self.run = run
+        self._resources = resources
+        self._at_once = at_once
+        # One reference per dataset, so that a node fetches only what its trials train on, and that once.
+        datasets = {name: ray.put(training_data(source.dataset)) for name, source in sources.items()}
+        trainable = tune.with_parameters(CellTrainable, datasets=datasets)
+        self._trainable = tune.with_resources(trainable, {"cpu": resources.cpu, "gpu": resources.gpu})
+        self._watch = CellWatch(run, watcher)
+
+    def run_cells(self, cells: Sequence[Cell]) -> bool:
+        """Trains every cell that has not ended; true when interrupted before that, with all cells saved."""
+        self.run.add_cells(cells)
+        for cell in cells:
+            self.run.cell(cell.name).mend()
+            self.run.cell(cell.name).reopen()
+        for attempt in itertools.count():
+            todo = [cell for cell in cells if self._unfinished(cell)]
+            if not todo:
+                break
+            if attempt:
+                time.sleep(back_off_seconds(attempt))
+            if self.fit({"cell": tune.grid_search([self.describe(cell) for cell in todo])}, tune.TuneConfig()):
+                return True
+        return False
+
+    def run_search(self, experiment: Experiment, place: StudyPlace) -> bool:
+        """Runs the trials of a search; true when interrupted before the last one, with all cells saved.
+
+        Raises:
+            StudyError: the study belongs to another search.
+        """
+        attempt = 0
+        while True:
+            searcher = StudySearch(experiment, self.run, place, self.describe)
+            if (lost := searcher.told_too_early()) and self.run_cells(lost):
+                return True
+            scheduler = PruningAsha(experiment, self.run) if experiment.search and experiment.search.asha else None
+            config = tune.TuneConfig(
+                search_alg=searcher, scheduler=scheduler, num_samples=-1, max_concurrent_trials=self._at_once
+            )
+            if self.fit({}, config):
+                return True
+            if all(self.gave_up(name) for name in searcher.open_cells):
+                return False
+            attempt += 1
+            time.sleep(back_off_seconds(attempt))
+
+    def fit(self, space: Mapping[str, Any], config: tune.TuneConfig) -> bool:
+        """One run of Tune; true when it was interrupted.
+
+        A trial that Tune itself takes for lost is left to the next run.
+        """
+        config.reuse_actors = True
+        config.trial_dirname_creator = _trial_folder
+        scratch = self.run.path / TUNE_FOLDER
+        shutil.rmtree(scratch, ignore_errors=True)
+        with stop_signals() as interrupted:
+            self._watch.interrupted = interrupted
+            tune.Tuner(
+                self._trainable,
+                param_space=dict(space),
+                tune_config=config,
+                run_config=tune.RunConfig(
+                    name=TUNE_FOLDER,
+                    storage_path=str(self.run.path.absolute()),
+                    callbacks=[self._watch],
+                    failure_config=tune.FailureConfig(max_failures=-1),  # the watch counts, and ends hopeless cells
+                    verbose=0,
+                ),
+            ).fit()
+        shutil.rmtree(scratch, ignore_errors=True)
+        return interrupted()
+
+    def describe(self, cell: Cell) -> dict[str, Any]:
+        """What the trainable needs to know of a cell."""
+        return {
+            "folder": str(self.run.cell(cell.name).path.absolute()),
             "label": f"{cell.algorithm} {cell.environment} seed {cell.seed}",
             "environment": cell.environment,
-            "world": _anywhere(experiment.world(cell.environment)),
-            "cpu": resources.cpu,
-            "gpu": resources.gpu,
+            "world": _anywhere(cell.experiment.world(cell.environment)),
+            "cpu": self._resources.cpu,
+            "gpu": self._resources.gpu,
         }
-        for cell in todo
-    ]
-    trainable = tune.with_parameters(CellTrainable, datasets=datasets)
-    tuner = tune.Tuner(
-        tune.with_resources(trainable, {"cpu": resources.cpu, "gpu": resources.gpu}),
-        param_space={"cell": tune.grid_search(configs)},
-        tune_config=tune.TuneConfig(reuse_actors=True, trial_dirname_creator=_trial_folder),
-        run_config=tune.RunConfig(
-            name=TUNE_FOLDER,
-            storage_path=str(run.path.absolute()),
-            callbacks=[_Watch(run, watch)],
-            failure_config=tune.FailureConfig(max_failures=RETRIES),
-            verbose=0,
-        ),
-    )
-    scratch = run.path / TUNE_FOLDER
-    shutil.rmtree(scratch, ignore_errors=True)
-    tuner.fit()
-    shutil.rmtree(scratch, ignore_errors=True)
-    return any(run.cell(cell.name).status not in (*WITH_RESULT, FAILED) for cell in todo)
 
+    def gave_up(self, name: str) -> bool:
+        """Whether a cell has been left unfinished for good, in this run."""
+        return name in self._watch.gave_up
 
-class _Watch(tune.Callback):
-    """Tells the watcher about every change; records failures that the trial itself could not."""
-
-    def __init__(self, run: RunFolder, watch: Watcher) -> None:
-        self._run = run
-        self._watch = watch
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Tune pickles its callbacks; nothing ever reads that back, and a live display cannot be pickled."""
-        return {}
-
-    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._tell(trial, "running")
-
-    def on_trial_result(
-        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
-    ) -> None:
-        self._tell(trial, "running", result)
-
-    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._tell(trial, self._folder(trial).status, trial.last_result)
-
-    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        folder = self._folder(trial)
-        if folder.result() is None:
-            reason = str(trial.get_error() or "its process was lost").strip().splitlines()[-1]
-            folder.write_result({"status": FAILED, "updates": 0, "reason": reason})
-        self._tell(trial, FAILED, trial.last_result)
-
-    def _tell(self, trial: Trial, state: str, report: Mapping[str, Any] | None = None) -> None:
-        self._watch(CellProgress(self._folder(trial).path.name, state, report or {}))
-
-    def _folder(self, trial: Trial) -> CellFolder:
-        return self._run.cell(Path(trial.config["cell"]["folder"]).name)
+    def _unfinished(self, cell: Cell) -> bool:
+        return self.run.cell(cell.name).status not in ENDED and not self.gave_up(cell.name)
 
 
 def _anywhere(world: str) -> str:
@@ -121,5 +135,5 @@ def _anywhere(world: str) -> str:
     return str(Path(world).absolute()) if Path(world).is_dir() else world
 
 
-def _trial_folder(trial: Trial) -> str:
+def _trial_folder(trial: Any) -> str:
     return str(trial.trial_id)

@@ -1,7 +1,8 @@
-"""The Ray Tune trainable: one cell of a grid on its share of a machine."""
+"""The Ray Tune trainable: one cell of a run on its share of a machine."""
 
+import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,41 +11,49 @@ import torch
 from ray import tune
 
 from gems_ray.errors import GemsRayError
-from gems_ray.experiments.run_folder import FAILED, CellFolder
+from gems_ray.experiments.cell_folder import DESCRIPTION, ENDED, FAILED, CellFolder
 from gems_ray.training.cell_run import CellRun
 from gems_ray.training.trainer import TrainingData
 from gems_ray.world.bundle import find_world
 
 SLICE_SECONDS = 2.0  # of training between two signs of life
+LOCK_SECONDS = 60.0  # for a process that was believed lost to let go of the cell
+RETRIES = 5  # in a row, without any progress
+FIRST_BACK_OFF_SECONDS, LONGEST_BACK_OFF_SECONDS = 1.0, 60.0
 
 
 class CellTrainable(tune.Trainable):
     """Trains a cell in its folder, from its last checkpoint if there is one.
 
-    `config["cell"]` holds the cell's folder, label, environment, world, CPUs and share of a GPU. The datasets come by
-    environment as references into the object store, of which a trial fetches its own alone: read-only arrays in shared
-    memory, one copy per node.
+    `config["cell"]` holds the cell's folder, label, environment, world, CPUs, share of a GPU, and how long to wait
+    first. The datasets come by environment as references into the object store, of which a trial fetches its own alone:
+    read-only arrays in shared memory, one copy per node.
+
+    What the machine did wrong (a full disk, a folder that cannot be reached) is tried again from the last checkpoint,
+    ever later, and leaves the cell unfinished when it does not pass. What the cell did wrong (a setting, a loss that is
+    not finite) ends the cell as failed: it would happen again.
     """
 
     def setup(self, config: dict[str, Any], datasets: Mapping[str, "ray.ObjectRef[TrainingData]"]) -> None:
         """Opens the cell."""
+        logging.captureWarnings(True)
         self._datasets = datasets
         self._open()
 
     def step(self) -> dict[str, Any]:
         """Trains for about two seconds, or up to the next evaluation; repeats the last report in between."""
-        deadline = time.monotonic() + SLICE_SECONDS
-        try:
-            while not self._cell.finished and time.monotonic() < deadline:
-                self._cell.advance(stop=lambda: time.monotonic() > deadline)
-        except (GemsRayError, torch.OutOfMemoryError) as error:  # would happen again: not for a retry
-            self._fail(str(error))
-        trainer = self._cell.trainer
-        return {**trainer.last_report, "updates": trainer.algorithm.updates, "done": self._cell.finished}
+        if self._cell is None:
+            self._attempt(self._load)
+        if self._cell is not None:
+            self._attempt(self._train)
+        if self._folder.status in ENDED:
+            self._close()
+            return {**self._report, "done": True}
+        return {**self._report, "done": self._gave_up is not None, "reason": self._gave_up or ""}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Brings the cell's folder up to date; that is where training continues."""
-        if not self._cell.finished:
+        if self._cell is not None:
             self._cell.save()
 
     def load_checkpoint(self, checkpoint: Any) -> None:
@@ -54,11 +63,14 @@ class CellTrainable(tune.Trainable):
     def cleanup(self) -> None:
         """Saves an interrupted cell."""
         cell = getattr(self, "_cell", None)  # missing where the cell could not be opened
-        if cell is not None and not cell.finished:
-            cell.save()
+        if cell is not None:
+            if not cell.finished:
+                cell.save()
+            self._close()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Goes on with another cell in the same process, which saves its start-up time."""
+        self.cleanup()
         self.config = new_config
         self._open()
         return True
@@ -69,14 +81,81 @@ class CellTrainable(tune.Trainable):
         return str(config["cell"]["label"]) if config else type(self).__name__
 
     def _open(self) -> None:
+        self._cell: CellRun | None = None
+        self._folder = CellFolder(Path(self.config["cell"]["folder"]))
+        self._report: dict[str, Any] = {}
+        self._setbacks = 0
+        self._gave_up: str | None = None
+        time.sleep(self.config["cell"].get("delay_s", 0))
+        self._attempt(self._load)
+
+    def _load(self) -> None:
         cell = self.config["cell"]
+        if not (self._folder.path / DESCRIPTION).exists():
+            raise OSError(f"{self._folder.path}: not visible on this node. Use a --storage that every node sees.")
+        if self._folder.status in ENDED:
+            return
         torch.set_num_threads(max(1, int(cell["cpu"])))
         if torch.cuda.is_available() and 0 < cell["gpu"] < 1:  # Ray divides a GPU's time, not its memory
             torch.cuda.set_per_process_memory_fraction(cell["gpu"])
         data = ray.get(self._datasets[cell["environment"]])
         world = find_world(cell["world"]) if data.world_fingerprint else None
-        self._cell = CellRun(CellFolder(Path(cell["folder"])), data, world)
+        self._cell = CellRun(self._folder, data, world, LOCK_SECONDS)
+        self._report = self._describe(self._cell)
+
+    def _train(self) -> None:
+        cell = self._cell
+        assert cell is not None
+        deadline = time.monotonic() + SLICE_SECONDS
+        while not cell.finished and time.monotonic() < deadline:
+            cell.advance(stop=lambda: time.monotonic() > deadline)
+            self._setbacks = 0
+        self._report = self._describe(cell)
+
+    def _attempt(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except (OSError, MemoryError) as error:
+            self._set_back(str(error) or type(error).__name__)
+        except (GemsRayError, torch.OutOfMemoryError) as error:
+            self._fail(str(error))
+        except Exception as error:
+            if self._cell:
+                self._cell.log.exception("unexpected error")
+            self._fail(f"{type(error).__name__}: {error} (the traceback is in the cell's log)")
+
+    def _set_back(self, reason: str) -> None:
+        """Waits before the next attempt; the last one gives up."""
+        if self._cell is not None:
+            self._cell.log.warning("set back: %s", reason)
+            self._close()
+        self._setbacks += 1
+        if self._setbacks > RETRIES:
+            self._gave_up = reason
+        else:
+            time.sleep(back_off_seconds(self._setbacks))
 
     def _fail(self, reason: str) -> None:
-        updates = self._cell.trainer.algorithm.updates
-        self._cell.folder.write_result({"status": FAILED, "updates": updates, "reason": reason})
+        if self._cell is not None:
+            self._cell.fail(reason)
+        else:
+            self._folder.write_result({"status": FAILED, "updates": 0, "reason": reason})
+        self._close()
+
+    def _close(self) -> None:
+        if self._cell is not None:
+            self._cell.close()
+        self._cell = None
+
+    def _describe(self, cell: CellRun) -> dict[str, Any]:
+        trainer = cell.trainer
+        return {
+            **trainer.last_report,
+            "updates": trainer.algorithm.updates,
+            "evaluated_updates": max(0, trainer.reported),
+        }
+
+
+def back_off_seconds(failures: int) -> float:
+    """How long to wait after so many failures in a row."""
+    return min(FIRST_BACK_OFF_SECONDS * 2 ** (failures - 1), LONGEST_BACK_OFF_SECONDS)

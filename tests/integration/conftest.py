@@ -1,10 +1,32 @@
 """Real processes: the command line as a user starts it."""
 
+import contextlib
 import os
 import subprocess
 import sys
+import time
 
+import psutil
 import pytest
+
+
+def wait_for(condition, process, seconds=120):
+    """Waits until `condition()` holds while the process lives."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def end_family(process):
+    """Kills a process, and what it has started, as a reboot does."""
+    family = psutil.Process(process.pid).children(recursive=True)
+    for member in (psutil.Process(process.pid), *family):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
+    process.wait()
+    psutil.wait_procs(family, timeout=30)
 
 
 @pytest.fixture
@@ -24,3 +46,14 @@ def command(tmp_path, request):
         )
 
     return run
+
+
+def trainers(process):
+    """The processes of a driver that train cells at this moment."""
+    found = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+                if "ray::" in (line := " ".join(child.cmdline())) and "Trainable" in line:
+                    found.append(child)
+    return found

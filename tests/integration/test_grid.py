@@ -6,13 +6,14 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import psutil
 import pytest
+
+from tests.integration.conftest import wait_for
 
 EXPERIMENT = """\
 environment: [diffuse_mix]
@@ -53,15 +54,6 @@ def assert_same_results(first, second):
     pd.testing.assert_frame_equal(cells(first)[COLUMNS], cells(second)[COLUMNS])
 
 
-def wait_for(condition, process, seconds=120):
-    """Waits until `condition()` holds while the process lives."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.stdout.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def trained_rows(run):
     """Evaluations so far, over all cells."""
     return sum(len(path.read_text().splitlines()) - 1 for path in run.glob("cells/*/metrics.csv"))
@@ -96,8 +88,9 @@ def test_from_nothing_to_the_table(command, experiment, tmp_path):
     assert set(frame["updates"]) == {600}
     assert np.isfinite(frame[["last_return", "best_return"]].to_numpy()).all()
     assert frame["last_return"].nunique() > 1, "seeds differ"
-    assert {path.name for path in run.iterdir()} == {
-        "cells", "cells.csv", "environment.json", "experiment.yaml", "references", "table.csv", "table.md",
+    assert {path.name for path in run.iterdir() if path.name != ".lock"} == {
+        "cells", "cells.csv", "datasets.json", "environment.json", "experiment.yaml", "ray.log", "references",
+        "table.csv", "table.md",
     }  # fmt: skip
     assert json.loads((run / "environment.json").read_text())["ray"]
 

@@ -9,7 +9,8 @@ from rich.console import Console
 
 from analysis.tables import cells_frame, export, notes, result_frame, to_markdown, to_rich
 from gems_ray import metrics
-from gems_ray.experiments.run_folder import DIVERGED, FAILED, FINISHED, RunFolder
+from gems_ray.experiments.cell_folder import DIVERGED, FAILED, FINISHED
+from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.experiments.spec import check_experiment
 
 REFERENCES = {"random": 40.0, "oracle": 90.0, "behavior": 240.0}
@@ -25,6 +26,7 @@ def result(last, best):
 def run(tmp_path):
     experiment = check_experiment({"environment": ["diffuse_topdown", "diffuse_divpen"], "seed": [0, 1, 2]})
     run = RunFolder.create(tmp_path / "run", experiment, {})
+    run.add_cells(experiment.cells())
     for environment in experiment.environment:
         run.write_references(environment, {name: {"return_mean": v, "users": 100} for name, v in REFERENCES.items()})
     for cell in experiment.cells():
@@ -112,7 +114,9 @@ def test_fits_a_terminal_of_80_columns(run):
 
 
 def test_without_a_world_there_is_no_score(tmp_path):
-    run = RunFolder.create(tmp_path / "run", check_experiment({"environment": ["diffuse_mix"]}), {})
+    experiment = check_experiment({"environment": ["diffuse_mix"]})
+    run = RunFolder.create(tmp_path / "run", experiment, {})
+    run.add_cells(experiment.cells())
     (cell,) = run.cells()
     cell.write_result({"status": FINISHED, "updates": 10, "seconds": 1.0, "best_updates": 10, "fingerprints": {}})
     table = result_frame(run)

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 
 from gems_ray import metrics
 from gems_ray.errors import DeviceError, RunFolderError, WorldError
-from gems_ray.experiments.run_folder import DIVERGED, FINISHED, CellFolder, RunFolder
+from gems_ray.experiments.cell_folder import DIVERGED, FINISHED, CellFolder
+from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.experiments.spec import Divergence, check_experiment
 from gems_ray.simulator.items import topic_norms
 from gems_ray.training import memory
@@ -21,12 +22,14 @@ from gems_ray.training.evaluate import Evaluator
 from gems_ray.training.trainer import TrainingError, evaluation_points, resolve_device
 from tests.conftest import make_world
 
+CLOCK = (metrics.SECONDS, metrics.UPDATES_PER_SECOND)
 SETTINGS = {"td3_bc": {"hidden_sizes": [16, 16], "batch_size": 32}}
 
 
 @pytest.fixture
 def run_cell(tmp_path, dataset, world, world_folder):
-    """Opens the cell of a tiny experiment in a folder of the given name."""
+    """Opens the cell of a tiny experiment in a folder of the given name, as another process than the one before."""
+    opened = {}
 
     def open_cell(name, evaluate=True, settings=SETTINGS, **training):
         experiment = check_experiment(
@@ -39,10 +42,16 @@ def run_cell(tmp_path, dataset, world, world_folder):
             }
         )
         run = RunFolder.create(tmp_path / name, experiment, {})
+        run.add_cells(experiment.cells())
         (cell,) = experiment.cells()
-        return CellRun(run.cell(cell.name), training_data(dataset), world if evaluate else None)
+        if name in opened:
+            opened[name].close()  # the lock of a process that has ended is gone
+        opened[name] = CellRun(run.cell(cell.name), training_data(dataset), world if evaluate else None)
+        return opened[name]
 
-    return open_cell
+    yield open_cell
+    for cell in opened.values():
+        cell.close()
 
 
 def finish(cell):
@@ -54,9 +63,16 @@ def finish(cell):
 def rows(folder: CellFolder):
     with (folder.path / "metrics.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
-    for line in lines:  # the clock is not part of the result
-        del line[metrics.SECONDS], line[metrics.UPDATES_PER_SECOND]
+    for line in lines:
+        for key in CLOCK:
+            del line[key]
     return lines
+
+
+def timeless(result):
+    """A result without what the clock had to say."""
+    report = {key: value for key, value in result["report"].items() if key not in CLOCK}
+    return {**result, "seconds": 0, "report": report}
 
 
 def test_evaluation_points():
@@ -128,8 +144,7 @@ class TestContinuation:
         for key in ours:
             assert torch.equal(ours[key], theirs[key]), key
         assert rows(whole.folder) == rows(again.folder)
-        results = [{**cell.folder.result(), "seconds": 0} for cell in (whole, again)]
-        assert results[0] == results[1]
+        assert timeless(whole.folder.result()) == timeless(again.folder.result())
 
     def test_gradient_norm_of_an_actor_that_does_not_move_before_the_report(self, run_cell):
         """Actor and targets move at update 48; the report is at 50, the interruption between the two."""
@@ -182,10 +197,60 @@ class TestContinuation:
         assert again.trainer.algorithm.updates == 0
         assert rows(finish(again).folder) == rows(whole.folder)
 
+    def test_killed_before_the_result(self, run_cell):
+        """The last checkpoint is written, the test users are still at it."""
+        whole = finish(run_cell("whole"))
+        part = finish(run_cell("part"))
+        (part.folder.path / "result.json").unlink()
+        again = finish(run_cell("part"))
+        assert timeless(again.folder.result()) == timeless(whole.folder.result())
+
+    def test_best_checkpoint_that_is_lost_begins_anew(self, run_cell):
+        whole = finish(run_cell("whole"))
+        part = run_cell("part")
+        part.advance()
+        part.advance()
+        part.folder.best_checkpoint.write_bytes(b"torn")
+        again = run_cell("part")
+        assert again.trainer.algorithm.updates == 0
+        assert "begins anew" in again.folder.log.read_text()
+        assert timeless(finish(again).folder.result()) == timeless(whole.folder.result())
+
+    @pytest.mark.parametrize("kept", [0, 40, -1, -50])
+    def test_torn_metrics_are_whole_again(self, run_cell, kept):
+        """The row of the last report is in the checkpoint too; older rows are not, and are named by their absence."""
+        whole = finish(run_cell("whole"))
+        part = run_cell("part")
+        for _ in range(3):
+            part.advance()
+        path = part.folder.path / "metrics.csv"
+        path.write_bytes(path.read_bytes()[:kept])
+        again = finish(run_cell("part"))
+        expected = rows(whole.folder)
+        assert rows(again.folder) == (expected if kept < 0 else expected[2:])
+
+    def test_one_process_at_a_time(self, run_cell, dataset, world):
+        cell = run_cell("whole")
+        assert cell.folder.is_locked()
+        with pytest.raises(TimeoutError):
+            CellRun(cell.folder, training_data(dataset), world)
+        cell.close()
+        assert not cell.folder.is_locked()
+
+    def test_log_tells_what_happened(self, run_cell):
+        cell = run_cell("whole")
+        cell.advance()
+        log = finish(run_cell("whole")).folder.log.read_text()
+        assert "begins after 0 updates" in log
+        assert "goes on after 0 updates" in log
+        assert log.count("/120  return") == 5
+        assert log.rstrip().endswith("finished")
+
     def test_checkpoints_hold_no_partial_files(self, run_cell):
         cell = finish(run_cell("whole"))
         names = sorted(path.name for path in cell.folder.path.iterdir())
-        assert names == ["best.safetensors", "cell.yaml", "last.safetensors", "metrics.csv", "result.json"]
+        expected = ["best.safetensors", "cell.yaml", "last.safetensors", "log.txt", "metrics.csv", "result.json"]
+        assert [name for name in names if name != ".lock"] == expected
 
 
 class TestResult:

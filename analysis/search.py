@@ -1,0 +1,170 @@
+"""The tables of a search: its trials, and what became of the best ones on fresh seeds and test users."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.table import Table
+
+from analysis.tables import markdown_table
+from gems_ray.experiments.candidates import COMPLETE, pareto_front, read_trials
+from gems_ray.experiments.cell_folder import WITH_RESULT
+from gems_ray.experiments.objectives import FQE, RETURN, result_value
+from gems_ray.experiments.run_folder import RunFolder
+from gems_ray.files import write_text_atomically
+
+
+def trials_frame(run: RunFolder) -> pd.DataFrame:
+    """One row per trial: state, what was searched, objectives (means over its cells), whether on the Pareto front."""
+    objectives = _objectives(run)
+    trials = read_trials(run, objectives)
+    front = pareto_front(trials)
+    rows = []
+    for trial in trials:
+        row: dict[str, Any] = {"trial": trial.number, "state": trial.state, "algorithm": trial.algorithm}
+        row |= dict(trial.params) | dict(zip(objectives, trial.values, strict=False))
+        if trial.state == COMPLETE:
+            results = [cell.result() or {} for cell in trial.cells]
+            if all("offline" in result for result in results):
+                row[FQE] = _mean([result_value(result, FQE) for result in results])
+            if all("validation" in result for result in results):
+                row[RETURN] = _mean([result_value(result, RETURN) for result in results])
+        row["best"] = trial.number in front
+        row["cells"] = " ".join(cell.path.name for cell in trial.cells)
+        rows.append(row)
+    return pd.DataFrame(rows, columns=None if rows else ["trial", "state", "algorithm", "best", "cells"])
+
+
+def candidates_frame(run: RunFolder) -> pd.DataFrame:
+    """One row per candidate: the first objective in the search and on fresh seeds, and the test return."""
+    objective = _objectives(run)[0]
+    values = {trial.number: trial.values for trial in read_trials(run, _objectives(run))}
+    rows = []
+    common: dict[str, Mapping[str, Any]] = {}  # by algorithm, what all trials share: the settings of its default
+    for facts in run.candidates():
+        base = common.setdefault(facts["algorithm"], facts["settings"])
+        results = [cell.result() or {} for name in facts["cells"] if (cell := run.cell(name)).status in WITH_RESULT]
+        fresh = [result_value(result, objective) for result in results]
+        test = [result["test"]["last"]["return_mean"] for result in results if "test" in result]
+        rows.append(
+            {
+                "candidate": facts["label"],
+                "settings": _settings({k: v for k, v in facts["settings"].items() if base.get(k) != v}),
+                "search": (values.get(facts["trial"]) or (math.nan,))[0],
+                "fresh_mean": _mean(fresh),
+                "fresh_std": pd.Series(fresh, dtype=float).std(),
+                "test_mean": _mean(test),
+                "test_std": pd.Series(test, dtype=float).std(),
+                "seeds": len(results),
+            }
+        )
+    columns = ["candidate", "settings", "search", "fresh_mean", "fresh_std", "test_mean", "test_std", "seeds"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def rank_correlation(trials: pd.DataFrame) -> float | None:
+    """Spearman's correlation of the offline estimate with the return in the simulator, over complete trials."""
+    if FQE not in trials or RETURN not in trials:
+        return None
+    both = trials[[FQE, RETURN]].dropna()
+    return float(both[FQE].rank().corr(both[RETURN].rank())) if len(both) > 2 else None
+
+
+def export(run: RunFolder, folder: Path) -> list[Path]:
+    """Writes trials.csv, candidates.csv and table.md; returns their paths."""
+    trials, tried = trials_frame(run), candidates_frame(run)
+    header, rows = _display(tried)
+    markdown = markdown_table(header, rows, left=2) + "\n" + "\n".join(notes(run, trials)) + "\n"
+    texts = {
+        "trials.csv": trials.round(4).to_csv(index=False),
+        "candidates.csv": tried.round(3).to_csv(index=False),
+        "table.md": markdown,
+    }
+    for name, text in texts.items():
+        write_text_atomically(folder / name, text)
+    return [folder / name for name in texts]
+
+
+def to_rich(run: RunFolder) -> list[Table]:
+    """The best trials, and the candidates, for a terminal of 80 columns."""
+    objectives = _objectives(run)
+    trials = trials_frame(run)
+    params = [
+        name
+        for name in trials.columns
+        if name not in {"trial", "state", "algorithm", *objectives, FQE, RETURN, "best", "cells"}
+    ]
+    shown = Table(box=None, pad_edge=False, title="Best trials", title_justify="left")
+    for name in ("trial", *params, *objectives):
+        shown.add_column(name, justify="right", overflow="fold")
+    if objectives[0] in trials:
+        done = trials[trials["state"] == COMPLETE].sort_values(["best", objectives[0]], ascending=False, kind="stable")
+        for row in done.head(5).to_dict("records"):
+            shown.add_row(
+                str(row["trial"]), *(_short(row[name]) for name in params), *(_short(row[o]) for o in objectives)
+            )
+    drawn = Table(box=None, pad_edge=False, title="Candidates", title_justify="left")
+    header, rows = _display(candidates_frame(run))
+    for index, name in enumerate(header):
+        drawn.add_column(name, justify="left" if index < 2 else "right", overflow="fold", no_wrap=index != 1)
+    for cells in rows:
+        drawn.add_row(*cells)
+    return [shown, drawn] if rows else [shown]
+
+
+def notes(run: RunFolder, trials: pd.DataFrame) -> list[str]:
+    """What the numbers mean, a sentence each."""
+    objective = _objectives(run)[0]
+    counts = Counter(trials["state"])
+    lines = [f"{len(trials)} trials: {', '.join(f'{count} {state}' for state, count in counts.items()) or 'none'}."]
+    if objective == FQE:
+        lines.append("fqe is an estimate: fitted Q evaluation on held-out episodes, discounted clicks.")
+    if run.candidates():
+        lines.append(
+            f"search: {objective} of the trial, the best of many, so too high. "
+            "fresh: the same on seeds that chose nothing; test: return on test users; ± deviation over seeds."
+        )
+    correlation = rank_correlation(trials)
+    if correlation is not None:
+        lines.append(f"fqe ranks the trials like the return in the simulator with Spearman's {correlation:.2f}.")
+    return lines
+
+
+def _objectives(run: RunFolder) -> list[str]:
+    return list((run.search() or {}).get("objectives") or [RETURN])
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else math.nan
+
+
+def _settings(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {_short(value)}" for name, value in settings.items()) or "-"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return "-" if math.isnan(value) else f"{value:.1f}" if abs(value) >= 100 else f"{value:.3g}"
+    return str(value)
+
+
+def _display(tried: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    def spread(row: dict[Any, Any], kind: str) -> str:
+        mean, std = row[f"{kind}_mean"], row[f"{kind}_std"]
+        return "-" if pd.isna(mean) else f"{mean:.1f}" + ("" if pd.isna(std) else f" ± {std:.1f}")
+
+    rows = [
+        [
+            row["candidate"],
+            row["settings"],
+            _short(row["search"]),
+            spread(row, "fresh"),
+            spread(row, "test"),
+            str(row["seeds"]),
+        ]
+        for row in tried.to_dict("records")
+    ]
+    return ["candidate", "settings", "search", "fresh", "test", "seeds"], rows

@@ -1,0 +1,31 @@
+"""`run_tune.py status`: how far a run has come, from any terminal, without Ray."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def status(
+    run: Annotated[Path | None, typer.Argument(help="Run folder [default: every run of --storage].")] = None,
+    storage: Annotated[Path, typer.Option(help="Folder of the run folders.")] = Path("runs"),
+) -> None:
+    """Show the state of every cell of a run, or of every run in one line each."""
+    from gems_ray.cli.console import console, say
+    from gems_ray.cli.progress import cell_table
+    from gems_ray.experiments.progress import read_progress
+    from gems_ray.experiments.run_folder import EXPERIMENT, RunFolder
+
+    if run is not None:
+        progress = read_progress(RunFolder.open(run))
+        console.print(cell_table(progress.cells))
+        for cell in progress.cells:
+            if cell.reason:
+                say(f"{cell.state}: {cell.name}: {cell.reason}")
+        say(progress.summary())
+        return
+    folders = sorted(described.parent for described in storage.glob(f"*/{EXPERIMENT}"))
+    if not folders:
+        say(f"No runs in {storage}. `run_tune.py grid tune_configs/demo.yaml` makes one.")
+    for folder in folders:
+        say(f"{folder}: {read_progress(RunFolder(folder)).summary()}")

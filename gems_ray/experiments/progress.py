@@ -1,0 +1,145 @@
+"""How far a run has come, read from its folder."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gems_ray.config import plain, read_yaml
+from gems_ray.errors import RunFolderError
+from gems_ray.experiments.cell_folder import ENDED, RUNNING, UNFINISHED, CellFolder
+from gems_ray.experiments.run_folder import EXPERIMENT, RunFolder
+from gems_ray.metrics import SECONDS, STEP
+
+
+@dataclass(frozen=True, slots=True)
+class CellProgress:
+    """A change of a cell while a run goes on."""
+
+    name: str
+    state: str  # running, retried, or how it ended
+    report: Mapping[str, Any]
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CellState:
+    """A cell at a moment."""
+
+    name: str
+    environment: str
+    algorithm: str
+    seed: int
+    state: str
+    max_timesteps: int
+    report: Mapping[str, float]  # the last one
+    reason: str = ""
+
+    @property
+    def updates(self) -> int:
+        """Gradient updates so far."""
+        return int(self.report.get(STEP, 0))
+
+    @property
+    def remaining_seconds(self) -> float | None:
+        """Training time that is left, at the speed so far; None where nothing has been trained."""
+        if self.state in ENDED:
+            return 0.0
+        seconds = self.report.get(SECONDS, 0.0)
+        return (self.max_timesteps - self.updates) * seconds / self.updates if self.updates and seconds else None
+
+
+@dataclass(frozen=True, slots=True)
+class RunState:
+    """A run at a moment."""
+
+    cells: list[CellState]
+    running: bool
+    planned: int  # cells that the run will have at its end, at least
+
+    def summary(self) -> str:
+        """One line: states, and the time that is left."""
+        counts = Counter(cell.state for cell in self.cells)
+        parts = [f"{count} {state}" for state, count in sorted(counts.items())]
+        if (later := self.planned - len(self.cells)) > 0:
+            parts.append(f"{later} not begun")
+        text = ", ".join(parts) or "nothing begun"
+        open_cells = [cell for cell in self.cells if cell.state not in ENDED]
+        if not open_cells and later <= 0:
+            return f"{text}."
+        if not self.running:
+            return f"{text}. No process runs it: `run_tune.py resume` goes on."
+        left = self.remaining_seconds()
+        return f"{text}. Running" + ("." if left is None else f", about {describe_seconds(left)} left.")
+
+    def remaining_seconds(self) -> float | None:
+        """Time that is left if as many cells run at once as now; None where no cell has shown its speed."""
+        known = [cell.remaining_seconds for cell in self.cells if cell.state not in ENDED]
+        speeds = [
+            cell.report[SECONDS] / cell.updates for cell in self.cells if cell.updates and cell.report.get(SECONDS)
+        ]
+        if not speeds:
+            return None
+        typical = sum(speeds) / len(speeds)
+        lengths = [cell.max_timesteps for cell in self.cells]
+        new = max(0, self.planned - len(self.cells)) * sum(lengths) / len(lengths) * typical
+        waiting = [
+            cell.max_timesteps * typical if left is None else left
+            for cell, left in zip((cell for cell in self.cells if cell.state not in ENDED), known, strict=True)
+        ]
+        at_once = max(1, sum(cell.state == RUNNING for cell in self.cells))
+        return max([(sum(waiting) + new) / at_once, *waiting])
+
+
+def read_progress(run: RunFolder) -> RunState:
+    """The state of a run.
+
+    Raises:
+        RunFolderError: the folder is damaged.
+    """
+    running = run.is_locked()
+    cells = [read_cell(folder) for folder in run.cells()]
+    return RunState(cells, running, _planned(run))
+
+
+def read_cell(folder: CellFolder) -> CellState:
+    """The state of a cell."""
+    description = folder.description
+    try:
+        state, result = folder.status, folder.result() or {}
+    except RunFolderError as error:
+        state, result = UNFINISHED, {"reason": str(error)}
+    if state not in ENDED and folder.is_locked():
+        state = RUNNING
+    rows = folder.metrics()
+    report = result.get("report") or {key: float(value) for key, value in (rows[-1] if rows else {}).items() if value}
+    return CellState(
+        folder.path.name,
+        description["environment"],
+        description["algorithm"],
+        int(description["seed"]),
+        state,
+        int(description["training"]["max_timesteps"]),
+        report,
+        str(result.get("reason") or ""),
+    )
+
+
+def describe_seconds(seconds: float) -> str:
+    """A duration in the unit that suits it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+def _planned(run: RunFolder) -> int:
+    """Cells of a grid; of a search, those of all trials and of the candidates."""
+    experiment: dict[str, Any] = plain(read_yaml(run.path / EXPERIMENT).data)
+    search = experiment.get("search")
+    environments, algorithms = len(experiment["environment"]), len(experiment["algorithm"])
+    if not search:
+        return environments * algorithms * len(experiment["seed"])
+    confirm = search["confirm"]
+    again = (confirm["candidates"] + algorithms) * confirm["seeds"] if confirm["candidates"] else 0
+    return environments * (int(search["trials"]) * int(search["seeds_per_trial"]) + again)

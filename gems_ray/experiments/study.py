@@ -1,0 +1,107 @@
+"""Where the Optuna study of a search is kept: SQLite in the run folder, or a database that many can write to."""
+
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+import sqlalchemy
+from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+from optuna.storages import RDBStorage
+
+from gems_ray.errors import StudyError
+from gems_ray.experiments.cell_folder import read_json, set_aside, write_json
+from gems_ray.experiments.run_folder import STUDY, RunFolder
+
+SQLITE_FILE = "study.db"
+PASSWORD = "***"
+
+
+@dataclass(frozen=True, slots=True)
+class StudyPlace:
+    """An opened storage, and what marks a run's own trials in it."""
+
+    storage: RDBStorage
+    name: str
+    run: str
+    is_private: bool  # no other run writes to it
+
+
+def open_study(run: RunFolder, url: str | None) -> StudyPlace:
+    """Opens the storage of a run's study, and remembers it in the run folder without its password.
+
+    Args:
+        run: folder of the search.
+        url: SQLAlchemy URL; None for the one that the run began with, or SQLite in the run folder.
+    Raises:
+        StudyError: the storage cannot be opened, or the run began with another one.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    known: dict[str, Any] = read_json(run.path / STUDY) or {}
+    shown = None if url is None else _parse(url).render_as_string(hide_password=True)
+    if known and url is None:
+        url = shown = known["storage"]
+        if url and PASSWORD in url:
+            raise StudyError(f"{run.path}: its study is in {url}. Give --study-storage with the password to go on.")
+    elif known and known["storage"] != shown:
+        place = known["storage"] or f"{run.path / SQLITE_FILE} (without --study-storage)"
+        raise StudyError(f"{run.path}: began with its study in {place}, not in {shown}.")
+    facts = known or {"name": run.path.resolve().name, "storage": shown, "run": uuid.uuid4().hex}
+    storage = _open_sqlite(run) if url is None else _open(url)
+    write_json(run.path / STUDY, facts)
+    return StudyPlace(storage, facts["name"], facts["run"], is_private=url is None)
+
+
+def make_sampler(name: str, seed: int) -> BaseSampler:
+    """The sampler that proposes the next settings; a grid's points are all given beforehand.
+
+    Args:
+        name: tpe, gp, random or grid.
+        seed: of this proposal.
+    """
+    if name == "gp":
+        return GPSampler(seed=seed)
+    if name == "tpe":
+        return TPESampler(seed=seed)
+    return RandomSampler(seed=seed)
+
+
+def _open_sqlite(run: RunFolder) -> RDBStorage:
+    """The study in the run folder; a damaged one is set aside, and made anew from the records of the trials."""
+    path = run.path / SQLITE_FILE
+    url = f"sqlite:///{path.resolve()}"
+    try:
+        return _open(url)
+    except StudyError:
+        if not path.exists():
+            raise
+        set_aside(path)
+        return _open(url)
+
+
+def _open(url: str) -> RDBStorage:
+    parsed = _parse(url)
+    options: dict[str, Any] = {"pool_pre_ping": True}
+    if parsed.drivername == "postgresql":
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    elif parsed.drivername == "sqlite":
+        options = {"connect_args": {"timeout": 60}}
+    try:
+        return RDBStorage(parsed.render_as_string(hide_password=False), engine_kwargs=options)
+    except ImportError as error:
+        raise StudyError(
+            f"--study-storage {parsed.render_as_string()}: its driver is not installed ({error}). "
+            "`pip install gems_ray[postgresql]` brings PostgreSQL's."
+        ) from None
+    except (sqlalchemy.exc.SQLAlchemyError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise StudyError(f"study storage {parsed.render_as_string()}: cannot be opened ({reason}).") from None
+
+
+def _parse(url: str) -> sqlalchemy.URL:
+    try:
+        return sqlalchemy.make_url(url)
+    except sqlalchemy.exc.ArgumentError:
+        raise StudyError(
+            f"--study-storage {url}: expected a database URL such as postgresql://user:password@host/database."
+        ) from None

@@ -1,0 +1,76 @@
+"""What a cell will cost: time from a short measurement, disk from its tensors."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gems_ray.algorithms import make_algorithm
+from gems_ray.data.replay import ReplayBuffer
+from gems_ray.experiments.spec import EvaluationSpec, TrainingSpec
+from gems_ray.flat_state import flatten_modules
+from gems_ray.training.evaluate import Evaluator
+from gems_ray.training.trainer import evaluation_points, resolve_device
+from gems_ray.world.bundle import World
+
+MEASURED_SECONDS = 1.5
+PROBE_ROWS = 4_096
+STATE_DIM, ACTION_DIM = 20, 32  # H, Z
+START_SECONDS = 5.0  # of a worker process: Python, torch, the dataset
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """The cost of one cell on this machine."""
+
+    updates_per_second: float
+    seconds: float
+    disk_bytes: int
+
+
+def estimate(
+    algorithm: str, settings: Mapping[str, Any], training: TrainingSpec, evaluation: EvaluationSpec, world: World | None
+) -> Estimate:
+    """Measures updates on random transitions and one evaluation for a moment, and adds up.
+
+    Args:
+        algorithm: its name.
+        settings: that differ from its defaults.
+        training: length and evaluations.
+        evaluation: numbers of users.
+        world: in which policies are evaluated; None without returns.
+    """
+    device = resolve_device(training.device)
+    learner = make_algorithm(algorithm, STATE_DIM, ACTION_DIM, dict(settings), device, 0)
+    rng = np.random.default_rng(0)
+    buffer = ReplayBuffer(STATE_DIM, ACTION_DIM, PROBE_ROWS, device)
+    buffer.load_d4rl_dataset(
+        {
+            "observations": rng.normal(size=(PROBE_ROWS, STATE_DIM)).astype(np.float32),
+            "actions": rng.uniform(-1, 1, size=(PROBE_ROWS, ACTION_DIM)).astype(np.float32),
+            "rewards": rng.uniform(0, 10, size=PROBE_ROWS).astype(np.float32),
+            "next_observations": rng.normal(size=(PROBE_ROWS, STATE_DIM)).astype(np.float32),
+            "terminals": np.arange(PROBE_ROWS) % 100 == 99,
+        }
+    )
+    batch_size = learner.config.batch_size
+    learner.update(buffer.sample(batch_size))  # the first one sets up more than it computes
+    start, count = time.perf_counter(), 0
+    while time.perf_counter() - start < MEASURED_SECONDS:
+        losses = learner.update(buffer.sample(batch_size))
+        float(next(iter(losses.values())))  # waits for a GPU
+        count += 1
+    speed = count / (time.perf_counter() - start)
+
+    seconds = START_SECONDS + training.max_timesteps / speed
+    if world:
+        start = time.perf_counter()
+        Evaluator(world, "validation", evaluation.validation_users).algorithm(learner, buffer.normalizer)
+        per_user = (time.perf_counter() - start) / evaluation.validation_users
+        evaluations = len(evaluation_points(training.max_timesteps, training.evaluation_interval))
+        seconds += per_user * (evaluations * evaluation.validation_users + 2 * evaluation.test_users)
+    whole = sum(tensor.nbytes for tensor in learner.state_dict().values())
+    policy = sum(tensor.nbytes for tensor in flatten_modules(learner.networks).values())
+    return Estimate(speed, seconds, whole + policy)

@@ -1,0 +1,240 @@
+"""Runs that are killed at random moments, and whose files are torn, end with the table of a run that nothing disturbed.
+
+Slow: `make test-faults`. A short version of it is in test_grid.py and test_search.py.
+"""
+
+import contextlib
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+import yaml
+
+from tests.integration.conftest import end_family, trainers
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+
+SEED = 20_261
+# What a run must come to, however often it was killed.
+COLUMNS = ["seed", "status", "updates", "last_return", "best_return", "best_updates", "validation_best", "q_policy"]
+EXPERIMENT = {
+    "environment": ["diffuse_mix"],
+    "algorithm": "td3_bc",
+    "seed": [0, 1, 2, 3],
+    "settings": {"td3_bc": {"hidden_sizes": [32, 32], "batch_size": 64}},
+    "dataset": {"quality": "mixed", "episodes": 20},
+    "training": {"max_timesteps": 6000, "evaluation_interval": 500},
+    "evaluation": {"validation_users": 10, "test_users": 20},
+    "resources": {"cpu": 1},
+}
+SEARCH = {
+    "trials": 6,
+    "sampler": "random",
+    "space": {"td3_bc": {"alpha": {"log_uniform": [0.1, 10]}}},
+    "confirm": {"candidates": 1, "seeds": 1},
+}
+
+
+@pytest.fixture
+def rng():
+    return random.Random(SEED)
+
+
+@pytest.fixture
+def write(tmp_path, world_folder):
+    """Writes an experiment file, and returns its name."""
+
+    def write_file(name, **changes):
+        data = {**EXPERIMENT, "worlds": {"diffuse_mix": str(world_folder)}, **changes}
+        (tmp_path / name).write_text(yaml.safe_dump(data))
+        return name
+
+    return write_file
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, world_folder, request):
+    """Tables of the grid and of the search when nothing disturbs them."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    worlds = {"diffuse_mix": str(world_folder)}
+    (folder / "grid.yaml").write_text(yaml.safe_dump({**EXPERIMENT, "worlds": worlds}))
+    (folder / "search.yaml").write_text(yaml.safe_dump({**EXPERIMENT, "worlds": worlds, "seed": 0, "search": SEARCH}))
+    for command in ("grid", "search"):
+        line = [sys.executable, str(request.config.rootpath / "run_tune.py"), command, f"{command}.yaml"]
+        done = subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=400, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "runs"
+
+
+def assert_same_table(run, expected):
+    cells, undisturbed = (pd.read_csv(folder / "cells.csv") for folder in (run, expected))
+    assert sorted(cells["cell"]) == sorted(set(cells["cell"])), "each cell once"
+    pd.testing.assert_frame_equal(
+        cells.set_index("cell").sort_index()[COLUMNS], undisturbed.set_index("cell").sort_index()[COLUMNS]
+    )
+    for path in run.glob("cells/*/metrics.csv"):
+        updates = pd.read_csv(path)["updates"]
+        assert updates.is_monotonic_increasing and updates.is_unique, "nothing is counted twice"
+
+
+def wait_for_a_random_moment(process, run, rng):
+    """Until something is being trained, and then some seconds more."""
+    deadline = time.monotonic() + 120
+    while process.poll() is None and not trainers(process) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(rng.uniform(0.5, 6))
+
+
+def tear_a_file(run, rng):
+    """Cuts off a file at a random place, as a power failure does."""
+    names = ("metrics.csv", "last.safetensors", "best.safetensors", "result.json", "log.txt", "cell.yaml")
+    torn = [path for name in names for path in run.glob(f"cells/*/{name}")] + list(run.glob("study.db"))
+    if torn:
+        path = rng.choice(sorted(torn))
+        content = path.read_bytes()
+        path.write_bytes(content[: rng.randrange(len(content) + 1)])
+    (run / "ray").mkdir(exist_ok=True)
+    (run / "ray" / "tuner.pkl").write_bytes(b"")
+
+
+def finish(command, run):
+    done = command("resume", run, timeout=400)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    return done
+
+
+def test_grid_whose_driver_is_killed_eight_times(command, write, tmp_path, undisturbed, rng):
+    run = tmp_path / "runs" / "grid"
+    first = ["grid", write("grid.yaml")]
+    for _ in range(8):
+        process = command(*(["resume", run] if (run / "experiment.yaml").exists() else first), start=True)
+        wait_for_a_random_moment(process, run, rng)
+        if rng.random() < 0.5:
+            end_family(process)
+        else:  # the driver alone: what it has started is left to notice by itself
+            process.kill()
+            process.wait()
+        if (run / "cells").exists():
+            tear_a_file(run, rng)
+    finish(command, run)
+    assert_same_table(run, undisturbed / "grid")
+
+
+def test_grid_whose_workers_are_killed_six_times(command, write, tmp_path, undisturbed, rng):
+    run = tmp_path / "runs" / "grid"
+    process = command("grid", write("grid.yaml"), start=True)
+    killed = 0
+    while killed < 6 and process.poll() is None:
+        wait_for_a_random_moment(process, run, rng)
+        if found := trainers(process):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                rng.choice(found).kill()
+                killed += 1
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, output
+    assert killed >= 3, "the run was over before it was disturbed"
+    assert "Traceback" not in output
+    assert_same_table(run, undisturbed / "grid")
+
+
+def test_search_whose_driver_and_workers_are_killed(command, write, tmp_path, undisturbed, rng):
+    run = tmp_path / "runs" / "search"
+    first = ["search", write("search.yaml", seed=0, search=SEARCH)]
+    for attempt in range(6):
+        process = command(*(["resume", run] if (run / "experiment.yaml").exists() else first), start=True)
+        wait_for_a_random_moment(process, run, rng)
+        if attempt % 2 and (found := trainers(process)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                rng.choice(found).kill()
+            wait_for_a_random_moment(process, run, rng)
+        end_family(process)
+        if (run / "cells").exists():
+            tear_a_file(run, rng)
+    finish(command, run)
+    assert_same_table(run, undisturbed / "search")
+    tables = [pd.read_csv(folder / "trials.csv") for folder in (run, undisturbed / "search")]
+    pd.testing.assert_frame_equal(*tables)
+
+
+CLUSTER = """
+import sys
+from ray.cluster_utils import Cluster
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+print(cluster.address, flush=True)
+for line in sys.stdin:
+    cluster.remove_node(nodes.pop(int(line) % len(nodes)), allow_graceful=False)
+    nodes.append(cluster.add_node(num_cpus=1))
+    print("killed", flush=True)
+cluster.shutdown()
+"""
+
+
+def test_grid_whose_nodes_are_lost_four_times(command, write, tmp_path, undisturbed, rng):
+    run = tmp_path / "runs" / "grid"
+    subprocess.run(
+        [Path(sys.executable).parent / "ray", "get-auth-token", "--generate"],
+        env={**os.environ, "RAY_AUTH_MODE": "token"},
+        capture_output=True,
+        check=True,
+    )
+    cluster = subprocess.Popen(
+        [sys.executable, "-c", CLUSTER],
+        env={**os.environ, "RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        address = cluster.stdout.readline().strip()
+        process = command("grid", write("grid.yaml"), "--address", address, start=True)
+        killed = 0
+        while killed < 4 and process.poll() is None:
+            rows = sum(1 for path in run.glob("cells/*/metrics.csv") for _ in path.open())
+            deadline = time.monotonic() + 60
+            while (
+                process.poll() is None
+                and time.monotonic() < deadline
+                and rows >= sum(1 for path in run.glob("cells/*/metrics.csv") for _ in path.open())
+            ):
+                time.sleep(0.1)
+            time.sleep(rng.uniform(0, 2))
+            cluster.stdin.write(f"{rng.randrange(2)}\n")
+            cluster.stdin.flush()
+            assert cluster.stdout.readline().strip() == "killed"
+            killed += 1
+        output, _ = process.communicate(timeout=600)
+        assert process.returncode == 0, output
+        assert "Traceback" not in output
+        assert killed >= 2, "the run was over before it was disturbed"
+        assert_same_table(run, undisturbed / "grid")
+    finally:
+        end_family(cluster)
+
+
+def test_full_disk(command, write, tmp_path, undisturbed):
+    """Nothing is lost when the disk is full, and the run goes on when there is room again."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", disk]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a small file system can only be mounted by root")
+    try:
+        full = command("grid", write("grid.yaml"), "--storage", disk, timeout=400)
+        assert full.returncode in (1, 2), full.stdout + full.stderr
+        assert "No space left on device" in full.stdout + full.stderr
+        assert "Traceback" not in full.stdout + full.stderr
+        subprocess.run(["mount", "-o", "remount,size=200m", disk], check=True)
+        finish(command, disk / "grid")
+        assert_same_table(disk / "grid", undisturbed / "grid")
+    finally:
+        subprocess.run(["umount", "-l", disk], check=False)
