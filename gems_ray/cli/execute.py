@@ -110,6 +110,10 @@ def execute(experiment: Experiment, folder: Path, address: str | None, study_sto
     """
     if address is None:
         resolve_device(experiment.training.device)  # an error now, not in every cell
+    if study_storage:
+        from gems_ray.experiments.study import check_storage
+
+        check_storage(study_storage)
     if not experiment.search:
         check_free(folder, experiment)
     with episode_progress(experiment.dataset.episodes) as progress:

@@ -9,6 +9,7 @@ from gems_ray.config import plain, read_yaml
 from gems_ray.errors import RunFolderError
 from gems_ray.experiments.cell_folder import ENDED, RUNNING, UNFINISHED, CellFolder
 from gems_ray.experiments.run_folder import EXPERIMENT, RunFolder
+from gems_ray.experiments.spec import SearchSpec
 from gems_ray.metrics import SECONDS, STEP
 
 
@@ -140,6 +141,5 @@ def _planned(run: RunFolder) -> int:
     environments, algorithms = len(experiment["environment"]), len(experiment["algorithm"])
     if not search:
         return environments * algorithms * len(experiment["seed"])
-    confirm = search["confirm"]
-    again = (confirm["candidates"] + algorithms) * confirm["seeds"] if confirm["candidates"] else 0
-    return environments * (int(search["trials"]) * int(search["seeds_per_trial"]) + again)
+    spec = SearchSpec(**search)
+    return environments * (spec.planned_trials * spec.seeds_per_trial + spec.confirm.planned(algorithms))

@@ -1,6 +1,8 @@
 """Where the Optuna study of a search is kept: SQLite in the run folder, or a database that many can write to."""
 
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +54,17 @@ def open_study(run: RunFolder, url: str | None) -> StudyPlace:
     return StudyPlace(storage, facts["name"], facts["run"], is_private=url is None)
 
 
+def check_storage(url: str) -> None:
+    """Makes sure that a database answers, before anything else is begun.
+
+    Raises:
+        StudyError: the URL makes no sense, or nothing answers there.
+    """
+    parsed = _parse(url)
+    with _explained(parsed):
+        sqlalchemy.create_engine(_with_driver(parsed)).connect().close()
+
+
 def make_sampler(name: str, seed: int) -> BaseSampler:
     """The sampler that proposes the next settings; a grid's points are all given beforehand.
 
@@ -81,21 +94,29 @@ def _open_sqlite(run: RunFolder) -> RDBStorage:
 
 def _open(url: str) -> RDBStorage:
     parsed = _parse(url)
-    options: dict[str, Any] = {"pool_pre_ping": True}
-    if parsed.drivername == "postgresql":
-        parsed = parsed.set(drivername="postgresql+psycopg")
-    elif parsed.drivername == "sqlite":
-        options = {"connect_args": {"timeout": 60}}
+    sqlite = parsed.get_backend_name() == "sqlite"
+    options: dict[str, Any] = {"connect_args": {"timeout": 60}} if sqlite else {"pool_pre_ping": True}
+    with _explained(parsed):
+        return RDBStorage(_with_driver(parsed).render_as_string(hide_password=False), engine_kwargs=options)
+
+
+def _with_driver(url: sqlalchemy.URL) -> sqlalchemy.URL:
+    """The URL with the driver that the `postgresql` extra brings, where it names none."""
+    return url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url
+
+
+@contextmanager
+def _explained(url: sqlalchemy.URL) -> Iterator[None]:
+    """Turns what a database has to say into one line, without the password."""
+    place = f"--study-storage {url.render_as_string()}"
     try:
-        return RDBStorage(parsed.render_as_string(hide_password=False), engine_kwargs=options)
+        yield
     except ImportError as error:
         raise StudyError(
-            f"--study-storage {parsed.render_as_string()}: its driver is not installed ({error}). "
-            "`pip install gems_ray[postgresql]` brings PostgreSQL's."
+            f"{place}: its driver is not installed ({error}). `pip install gems_ray[postgresql]` brings PostgreSQL's."
         ) from None
     except (sqlalchemy.exc.SQLAlchemyError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise StudyError(f"study storage {parsed.render_as_string()}: cannot be opened ({reason}).") from None
+        raise StudyError(f"{place}: cannot be opened ({str(error).splitlines()[0]}).") from None
 
 
 def _parse(url: str) -> sqlalchemy.URL:

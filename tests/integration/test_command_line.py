@@ -30,6 +30,12 @@ def files(tmp_path, world_folder, dataset_file):
     make_world(seed=3).save(tmp_path / "other_world")
     (tmp_path / "typo.yaml").write_text("environment: diffuse_mix\nmax_timestep: 3\n")
     (tmp_path / "cuda.yaml").write_text("environment: diffuse_mix\ntraining: {device: cuda}\n")
+    (tmp_path / "plain.yaml").write_text("environment: diffuse_mix\n")
+    (tmp_path / "large.yaml").write_text("environment: diffuse_mix\nresources: {cpu: 4096}\n")
+    (tmp_path / "missing_data.yaml").write_text("environment: diffuse_mix\ndataset: {file: none.npz}\n")
+    data = f"environment: diffuse_mix\nworlds: {{diffuse_mix: {world_folder}}}\ndataset: {{file: mine.npz}}\n"
+    (tmp_path / "search.yaml").write_text(data + "search: {space: {td3_bc: {alpha: {uniform: [0, 1]}}}}\n")
+    (tmp_path / "space.yaml").write_text(data + "search: {space: {td3_bc: {alhpa: {uniform: [0, 1]}}}}\n")
     (tmp_path / "unknown.yaml").write_text("environment:\n  - diffuse_mxi\n")
     return {"world": str(world_folder)}
 
@@ -59,6 +65,18 @@ BAD_INPUT = [
     (["grid", "typo.yaml"], "typo.yaml:2: `max_timestep` is not a field"),
     (["grid", "unknown.yaml"], "unknown.yaml:2: environment `diffuse_mxi` does not exist"),
     (["export", "nothing"], "nothing: not a run folder"),
+    (["status", "nothing"], "nothing: not a run folder"),
+    (["logs", "nothing", "cell"], "nothing: not a run folder"),
+    (["resume", "nothing"], "nothing: not a run folder"),
+    (["search", "plain.yaml"], "plain.yaml: has no `search`"),
+    (["grid", "search.yaml"], "search.yaml: describes a search"),
+    (["plan", "unknown.yaml"], "unknown.yaml:2: environment `diffuse_mxi` does not exist"),
+    (["plan", "missing_data.yaml"], "none.npz: no such dataset"),
+    (["grid", "missing_data.yaml", "--dry-run"], "none.npz: no such dataset"),
+    (["plan", "large.yaml"], "a cell asks for 4096 CPUs"),
+    (["search", "space.yaml"], "space.yaml:4: `search.space.td3_bc.alhpa` is not a field"),
+    (["search", "search.yaml", "--study-storage", "nonsense"], "expected a database URL"),
+    (["search", "search.yaml", "--study-storage", "postgresql://u:secret@127.0.0.1:1/x"], "cannot be opened"),
     (["world", "train", "--environment", "diffuse_mx"], "Did you mean `diffuse_mix`?"),
     (["world", "train", "--environment", "diffuse_mix", "--items", "file:none.npy"], "none.npy: no such item file"),
 ]
@@ -74,6 +92,22 @@ def test_bad_input_is_one_clear_line(command, files, tmp_path, arguments, messag
     assert len([line for line in done.stderr.splitlines() if line.startswith("error: ")]) == 1
     written = set(tmp_path.rglob("*")) - set(before)
     assert not [path for path in written if path.is_file()], "something was half-written"
+    assert "secret" not in done.stdout + done.stderr
+
+
+def test_plan_lists_every_cell_and_runs_nothing(command, tmp_path):
+    text = "environment: diffuse_mix\nseed: [0, 1]\ntraining: {max_timesteps: 1000}\ndataset: {episodes: 30}\n"
+    (tmp_path / "some.yaml").write_text(text)
+    for arguments in (["plan", "some.yaml"], ["grid", "some.yaml", "--dry-run"]):
+        done = command(*arguments)
+        assert done.returncode == 0, done.stderr
+        shown = " ".join(done.stdout.split())
+        assert "30 episodes will be collected into offline_datasets/diffuse_mix_expert.npz" in shown
+        assert shown.count("diffuse_mix-td3_bc-seed") == 2
+        for part in ("cells: 2, of which 0 have ended", "time: about", "memory: about", "disk: about"):
+            assert part in shown
+        assert shown.endswith("Nothing was run.")
+    assert [path.name for path in tmp_path.iterdir()] == ["some.yaml"]
 
 
 def test_collect_train_and_export(command, files, tmp_path):

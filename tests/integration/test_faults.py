@@ -29,7 +29,7 @@ EXPERIMENT = {
     "seed": [0, 1, 2, 3],
     "settings": {"td3_bc": {"hidden_sizes": [32, 32], "batch_size": 64}},
     "dataset": {"quality": "mixed", "episodes": 20},
-    "training": {"max_timesteps": 6000, "evaluation_interval": 500},
+    "training": {"max_timesteps": 3000, "evaluation_interval": 300},
     "evaluation": {"validation_users": 10, "test_users": 20},
     "resources": {"cpu": 1},
 }
