@@ -10,7 +10,7 @@ import pandas as pd
 from rich.table import Table
 
 from analysis.tables import markdown_table
-from gems_ray.experiments.candidates import COMPLETE, pareto_front, read_trials
+from gems_ray.experiments.candidates import COMPLETE, pareto_front, read_trials, search_of
 from gems_ray.experiments.cell_folder import WITH_RESULT
 from gems_ray.experiments.objectives import FQE, RETURN, result_value
 from gems_ray.experiments.run_folder import RunFolder
@@ -44,7 +44,7 @@ def candidates_frame(run: RunFolder) -> pd.DataFrame:
     values = {trial.number: trial.values for trial in read_trials(run, _objectives(run))}
     rows = []
     common: dict[str, Mapping[str, Any]] = {}  # by algorithm, what all trials share: the settings of its default
-    for facts in run.candidates():
+    for facts in run.candidates() or []:
         base = common.setdefault(facts["algorithm"], facts["settings"])
         results = [cell.result() or {} for name in facts["cells"] if (cell := run.cell(name)).status in WITH_RESULT]
         fresh = [result_value(result, objective) for result in results]
@@ -70,7 +70,9 @@ def rank_correlation(trials: pd.DataFrame) -> float | None:
     if FQE not in trials or RETURN not in trials:
         return None
     both = trials[[FQE, RETURN]].dropna()
-    return float(both[FQE].rank().corr(both[RETURN].rank())) if len(both) > 2 else None
+    if len(both) < 3 or both[FQE].nunique() < 2 or both[RETURN].nunique() < 2:
+        return None
+    return float(both[FQE].rank().corr(both[RETURN].rank()))
 
 
 def export(run: RunFolder, folder: Path) -> list[Path]:
@@ -134,7 +136,7 @@ def notes(run: RunFolder, trials: pd.DataFrame) -> list[str]:
 
 
 def _objectives(run: RunFolder) -> list[str]:
-    return list((run.search() or {}).get("objectives") or [RETURN])
+    return list(search_of(run.experiment()).objectives) or [RETURN]
 
 
 def _mean(values: list[float]) -> float:

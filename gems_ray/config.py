@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from ruamel.yaml import YAML
@@ -175,6 +175,8 @@ def _explain(model: type[BaseModel], mistake: Any, prefix: Location) -> str:
     if mistake["type"] == "missing":
         return f"`{key}` is missing. Add it."
     reason = mistake["msg"].removeprefix("Value error, ")
+    if not key:
+        return f"{reason}."
     reason = reason[0].lower() + reason[1:]
     found = "" if isinstance(mistake["input"], dict | list) else f", found `{mistake['input']}`"
     return f"`{key}`: {reason}{found}."
@@ -185,6 +187,8 @@ def _owner(model: type[BaseModel], location: Sequence[str | int]) -> type[BaseMo
     for part in location:
         field = model.model_fields.get(str(part))
         annotation = field.annotation if field else None
+        for kind in get_args(annotation):  # `SearchSpec | None`
+            annotation = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else annotation
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             model = annotation
     return model

@@ -28,7 +28,7 @@ def write_tables(run: "RunFolder", folder: Path) -> list[Path]:
     from analysis import search, tables
 
     cells = tables.export(run, folder)
-    return [*search.export(run, folder), folder / "cells.csv"] if run.search() else cells
+    return [*search.export(run, folder), folder / "cells.csv"] if run.experiment().search else cells
 
 
 def print_tables(run: "RunFolder") -> None:
@@ -39,7 +39,7 @@ def print_tables(run: "RunFolder") -> None:
 
     console = Console(width=80, highlight=False)
     console.print()
-    if run.search():
+    if run.experiment().search:
         shown, notes = search.to_rich(run), search.notes(run, search.trials_frame(run))
     else:
         frame = tables.result_frame(run)

@@ -148,7 +148,7 @@ def _counted_cells(experiment: "Experiment") -> list[tuple["Cell", int]]:
         return [(cell, 1) for cell in experiment.cells()]
     search = experiment.search
     counts = {
-        False: search.planned_trials * search.seeds_per_trial,
+        False: experiment.planned_trials * search.seeds_per_trial,
         True: search.confirm.planned(len(experiment.algorithm)),
     }
     return [
@@ -166,7 +166,8 @@ def _print_cells(experiment: "Experiment", run: "RunFolder", cells: "list[Cell]"
 
     if experiment.search:
         search = experiment.search
-        say(f"search: {search.planned_trials} trials of {search.seeds_per_trial} seeds, proposed by {search.sampler}")
+        trials, seeds = experiment.planned_trials, search.seeds_per_trial
+        say(f"search: {trials} trials with {seeds} seed{'s' * (seeds > 1)} each, proposed by {search.sampler}")
         say(f"maximises: {', '.join(search.objectives)}")
         for algorithm, domains in search.space.items():
             for setting, domain in domains.items():

@@ -111,7 +111,8 @@ class CellFolder:
         except FileNotFoundError:
             return []
         whole = text[: text.rfind(b"\n") + 1].decode("utf-8", errors="replace")
-        return [row for row in csv.DictReader(io.StringIO(whole)) if None not in row.values()]
+        rows = csv.DictReader(io.StringIO(whole))
+        return [row for row in rows if None not in row and None not in row.values()]  # neither too long nor too short
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """Adds a row; the first row's keys are the header."""
@@ -156,18 +157,21 @@ def set_aside(path: Path) -> None:
     path.replace(path.with_suffix(".damaged"))
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path) -> dict[str, Any] | None:
     """Content of a JSON file; None where there is none.
 
     Raises:
         RunFolderError: it is damaged.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(value, dict):
+            raise ValueError(f"expected an object, found {type(value).__name__}")
     except FileNotFoundError:
         return None
     except (ValueError, OSError) as error:
         raise RunFolderError(f"{path}: cannot be read ({error}). Remove it to repeat that part.") from None
+    return value
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -5,11 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gems_ray.config import plain, read_yaml
 from gems_ray.errors import RunFolderError
 from gems_ray.experiments.cell_folder import ENDED, RUNNING, UNFINISHED, CellFolder
-from gems_ray.experiments.run_folder import EXPERIMENT, RunFolder
-from gems_ray.experiments.spec import SearchSpec
+from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.metrics import SECONDS, STEP
 
 
@@ -135,11 +133,12 @@ def describe_seconds(seconds: float) -> str:
 
 
 def _planned(run: RunFolder) -> int:
-    """Cells of a grid; of a search, those of all trials and of the candidates."""
-    experiment: dict[str, Any] = plain(read_yaml(run.path / EXPERIMENT).data)
-    search = experiment.get("search")
-    environments, algorithms = len(experiment["environment"]), len(experiment["algorithm"])
-    if not search:
-        return environments * algorithms * len(experiment["seed"])
-    spec = SearchSpec(**search)
-    return environments * (spec.planned_trials * spec.seeds_per_trial + spec.confirm.planned(algorithms))
+    """Cells of a grid; of a search, those of all trials and candidates, at most until they are known."""
+    experiment = run.experiment()
+    if not experiment.search:
+        return len(experiment.cells())
+    tried = run.candidates()
+    if tried is not None:
+        return len({name for facts in (*run.trials().values(), *tried) for name in facts["cells"]})
+    again = experiment.search.confirm.planned(len(experiment.algorithm))
+    return len(experiment.environment) * (experiment.planned_trials * experiment.search.seeds_per_trial + again)

@@ -22,13 +22,14 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from gems_ray.config import dump_yaml, plain, read_yaml
+from gems_ray.config import dump_yaml, load_config, plain, read_yaml
 from gems_ray.errors import ConfigError, RunFolderError
 from gems_ray.experiments.cell_folder import DESCRIPTION, LOCK, CellFolder, is_locked, read_json, write_json
 from gems_ray.experiments.spec import Cell, Experiment
 from gems_ray.files import write_text_atomically
 
 EXPERIMENT, CELLS, REFERENCES, TRIALS, BEST = "experiment.yaml", "cells", "references", "trials", "best.yaml"
+TRIAL_KEYS = {"algorithm", "settings", "params", "cells"}
 DATASETS, STUDY, CANDIDATES = "datasets.json", "study.json", "candidates.json"
 
 
@@ -92,10 +93,14 @@ class RunFolder:
         """Whether a run is going on in the folder."""
         return is_locked(self.path / LOCK)
 
-    def search(self) -> dict[str, Any] | None:
-        """The search of the experiment as plain data; None for a grid."""
+    def experiment(self) -> Experiment:
+        """What was asked for. Settings are not compared with the algorithms: results can be read without torch.
+
+        Raises:
+            RunFolderError: the file is damaged.
+        """
         try:
-            return plain(read_yaml(self.path / EXPERIMENT).data).get("search")
+            return load_config(self.path / EXPERIMENT, Experiment)
         except ConfigError as error:
             raise RunFolderError(str(error)) from None
 
@@ -157,15 +162,16 @@ class RunFolder:
 
     def trials(self) -> dict[int, dict[str, Any]]:
         """The trials of a search by number: `settings`, `values`, the names of their `cells`."""
-        files = sorted((self.path / TRIALS).glob("*.yaml"), key=lambda file: int(file.stem))
-        try:
-            return {int(file.stem): plain(read_yaml(file).data) for file in files}
-        except ConfigError as error:
-            raise RunFolderError(f"{error} Remove the file and resume the run.") from None
+        files = [file for file in (self.path / TRIALS).glob("*.yaml") if file.stem.isdigit()]
+        return {int(file.stem): _read_trial(file) for file in sorted(files, key=lambda file: int(file.stem))}
 
-    def candidates(self) -> list[dict[str, Any]]:
-        """What a search trains again on fresh seeds: `label`, `trial`, `settings`, the names of the `cells`."""
-        return (read_json(self.path / CANDIDATES) or {}).get("candidates", [])
+    def candidates(self) -> list[dict[str, Any]] | None:
+        """What a search trains again on fresh seeds: `label`, `trial`, `settings`, the names of the `cells`.
+
+        None until all of its trials have ended.
+        """
+        found = read_json(self.path / CANDIDATES)
+        return None if found is None else found["candidates"]
 
     def write_candidates(self, candidates: Sequence[Mapping[str, Any]]) -> None:
         """Records what a search trains again."""
@@ -174,6 +180,16 @@ class RunFolder:
     def write_trial(self, number: int, facts: Mapping[str, Any]) -> None:
         """Records a trial of a search."""
         write_text_atomically(self.path / TRIALS / f"{number:04d}.yaml", dump_yaml(facts))
+
+
+def _read_trial(file: Path) -> dict[str, Any]:
+    try:
+        facts = plain(read_yaml(file).data)
+        if missing := TRIAL_KEYS - facts.keys():
+            raise ConfigError(f"{file}: `{missing.pop()}` is missing.")
+    except ConfigError as error:
+        raise RunFolderError(f"{error} Remove the file and resume the run.") from None
+    return facts
 
 
 def check_free(path: Path, experiment: Experiment) -> None:

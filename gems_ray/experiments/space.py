@@ -38,6 +38,8 @@ class Domain(Config):
         kinds = [name for name, field in type(self).model_fields.items() if name != "step" and getattr(self, name)]
         if len(kinds) != 1:
             raise ValueError("expected exactly one of choice, uniform, log_uniform, int, log_int")
+        if self.choice is not None and len(set(map(_label, self.choice))) < len(self.choice):
+            raise ValueError("every choice may stand once")
         if self.choice is None:
             low, high = self.bounds
             if not low < high:
@@ -59,8 +61,13 @@ class Domain(Config):
 
     @property
     def examples(self) -> tuple[Any, ...]:
-        """Values that stand for all others when the domain is checked."""
-        return self.bounds if self.choice is None else self.choice
+        """Values that stand for all others when the domain is checked: both ends and one between them."""
+        if self.choice is not None:
+            return self.choice
+        low, high = self.bounds
+        if self.integer or self.log_integer:
+            return int(low), int(high)
+        return low, low + (self.step or (high - low) / np.pi), high
 
     def describe(self) -> str:
         """The domain on a line."""
@@ -81,8 +88,11 @@ class Domain(Config):
         """Whether a value can be suggested; between two steps counts as well."""
         if self.choice is not None:
             return _label(value) in map(_label, self.choice)
+        if not isinstance(value, int | float):
+            return False
         low, high = self.bounds
-        return isinstance(value, int | float) and low <= value <= high
+        fractions = self.integer is None and self.log_integer is None
+        return low <= value <= high and (fractions or value == int(value))
 
     def every_value(self) -> list[Any]:
         """All values, lowest first.
@@ -97,7 +107,7 @@ class Domain(Config):
             return list(range(int(low), int(high) + 1, int(self.step or 1)))
         if self.uniform and self.step:
             count = int(np.floor((high - low) / self.step + 1e-9)) + 1
-            return [float(low + index * self.step) for index in range(count)]
+            return [min(high, float(low + index * self.step)) for index in range(count)]
         raise ValueError("a grid needs choice, int, or uniform with a step")
 
 
@@ -137,10 +147,14 @@ class Space:
             params[self._name(algorithm, setting)] = value if domain.choice is None else _label(value)
         return params
 
+    def outside(self, algorithm: str, settings: Mapping[str, Any]) -> list[str]:
+        """Settings that do not lie in their domains."""
+        domains = self._domains[algorithm]
+        return [setting for setting, domain in domains.items() if not domain.contains(settings[setting])]
+
     def contains(self, algorithm: str, settings: Mapping[str, Any]) -> bool:
         """Whether every setting lies in its domain."""
-        domains = self._domains[algorithm]
-        return all(domain.contains(settings[setting]) for setting, domain in domains.items())
+        return not self.outside(algorithm, settings)
 
     def every_point(self) -> Iterator[Params]:
         """The full grid.

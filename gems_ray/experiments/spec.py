@@ -160,11 +160,6 @@ class SearchSpec(Config):
             list(Space(self.space).every_point())
         return self
 
-    @property
-    def planned_trials(self) -> int:
-        """How many trials there will be, the points that are given beforehand aside where it is a grid."""
-        return len(list(Space(self.space).every_point())) if self.sampler == "grid" else self.trials
-
 
 class Experiment(Config):
     """A grid: every algorithm in every environment with every seed. With `search`, a search among settings."""
@@ -196,6 +191,14 @@ class Experiment(Config):
         if self.search and self.search.asha and len(self.environment) > 1:
             raise ValueError("`search.asha` compares single runs: one environment")
         return self
+
+    @property
+    def planned_trials(self) -> int:
+        """How many trials a search has; given points that are not on its grid come on top."""
+        assert self.search is not None
+        if self.search.sampler == "grid":
+            return len(list(Space(search_domains(self)).every_point()))
+        return self.search.trials
 
     def as_yaml(self) -> dict[str, Any]:
         """Plain data that stands for the experiment in a file."""
@@ -325,17 +328,21 @@ def _check_search(experiment: Experiment, search: SearchSpec, document: YamlDocu
     space = Space(search_domains(experiment))
     for index, point in enumerate(search.initial):
         where = ("search", "initial", index)
-        algorithm = searched[str(point.get("algorithm", experiment.algorithm[0]))]
+        algorithm = str(point.get("algorithm", experiment.algorithm[0]))
+        if algorithm not in searched:
+            message = f"search.initial: {algorithm} is not an algorithm of this search ({', '.join(searched)})."
+            raise document.error((*where, "algorithm"), message) if document else ConfigError(message)
         settings = {key: value for key, value in point.items() if key != "algorithm"}
         validate(settings, ALGORITHMS[algorithm].Config, document, prefix=where)
         if unknown := set(settings) - set(search.space.get(algorithm, {})):
             message = f"search.initial: `{unknown.pop()}` is not in search.space. Add it there, or set it in settings."
             raise document.error(where, message) if document else ConfigError(message)
         base = experiment.settings.get(algorithm, {})
-        if not space.contains(algorithm, all_settings(algorithm, {**base, **settings})):
-            message = (
-                f"search.initial: {plain(point)} lies outside of search.space. Widen the space, or drop the point."
-            )
+        whole = all_settings(algorithm, {**base, **settings})
+        if outside := space.outside(algorithm, whole):
+            name = outside[0]
+            origin = "" if name in settings else " (not named here, so its default)"
+            message = f"search.initial: {name} {whole[name]}{origin} lies outside of search.space."
             raise document.error(where, message) if document else ConfigError(message)
 
 

@@ -21,12 +21,14 @@ def wait_for(condition, process, seconds=120):
 
 def end_family(process):
     """Kills a process, and what it has started, as a reboot does."""
-    family = psutil.Process(process.pid).children(recursive=True)
-    for member in (psutil.Process(process.pid), *family):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            member.kill()
+    with contextlib.suppress(psutil.NoSuchProcess):  # it may have ended by itself
+        driver = psutil.Process(process.pid)
+        family = driver.children(recursive=True)
+        for member in (driver, *family):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.kill()
+        psutil.wait_procs(family, timeout=30)
     process.wait()
-    psutil.wait_procs(family, timeout=30)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import json
 import math
-from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -375,10 +374,3 @@ def test_a_torn_result_of_a_trial_names_the_file(confirmed):
     (trials[0].cells[0].path / "result.json").write_text('{"status": "fin')
     with pytest.raises(RunFolderError, match=r"result\.json"):
         read_trials(run, ("return",))
-
-
-def test_trials_are_records(confirmed):
-    _, _, trials, _ = confirmed
-    assert replace(trials[0], number=9).number == 9
-    with pytest.raises(AttributeError):
-        trials[0].number = 9

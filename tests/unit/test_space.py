@@ -1,5 +1,6 @@
 """Search spaces: what a file may say, and that whatever is proposed can be trained."""
 
+import re
 from pathlib import Path
 
 import optuna
@@ -212,7 +213,7 @@ def test_a_grid_stays_in_its_range(low, width, steps, whole):
 def test_a_good_search(tmp_path):
     experiment = load_experiment(write(tmp_path, GOOD))
     assert list(search_domains(experiment)) == ["td3_bc", "bc"]
-    assert experiment.search.planned_trials == 4
+    assert experiment.planned_trials == 4
     assert experiment.search.objectives == ()
     single = GOOD.replace("  trials: 4\n", "  objectives: coverage\n")
     assert load_experiment(write(tmp_path, single)).search.objectives == ("coverage",)
@@ -245,7 +246,7 @@ def test_an_algorithm_without_a_space_is_tried_as_it_is(tmp_path):
             14,
             "`search.space.bc.batch_size`: input should be a valid integer",
         ),
-        ("alpha: 0.5", "alpha: 1.5", 9, "{'alpha': 1.5} lies outside of search.space"),
+        ("alpha: 0.5", "alpha: 1.5", 9, "alpha 1.5 lies outside of search.space"),
         ("batch_size: 64\n", "batch_size: 65\n", 7, "lies outside of search.space"),
         ("alpha: 0.5", "tau: 0.5", 9, "search.initial: `tau` is not in search.space"),
         ("alpha: 0.5", "alpha: 0.5\n      tua: 1", 10, "`search.initial.1.tua` is not a field of TD3BCConfig"),
@@ -294,7 +295,7 @@ def test_a_space_needs_a_setting(tmp_path):
 def test_a_grid_counts_its_points():
     space = {"td3_bc": {"alpha": {"uniform": [0, 1], "step": 0.5}, "batch_size": {"choice": [64, 128]}}}
     search = {"sampler": "grid", "trials": 99, "space": space}
-    assert check_experiment({"environment": "diffuse_mix", "search": search}).search.planned_trials == 6
+    assert check_experiment({"environment": "diffuse_mix", "search": search}).planned_trials == 6
 
 
 def test_the_search_is_not_part_of_a_cell():
@@ -337,3 +338,31 @@ def test_every_kind_reads_back_the_same(tmp_path):
     assert load_experiment(write(tmp_path, dump_yaml(experiment.as_yaml()))) == experiment
     assert experiment.search.space == DOMAINS
     assert set(DOMAINS) <= set(ALGORITHMS)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("space: {td3_bc: {batch_size: {log_uniform: [64, 256]}}}", "`search.space.td3_bc.batch_size`"),
+        ("space: {td3_bc: {normalize_states: {uniform: [0, 1]}}}", "`search.space.td3_bc.normalize_states`"),
+        ("space: {td3_bc: {alpha: {choice: [1.0, 1.0]}}}", "every choice may stand once"),
+        ("space: {td3_bc: {alpha: {int: [1, 5]}}}\n  initial: [{alpha: 2.7}]", "alpha 2.7 lies outside"),
+        ("space: {td3_bc: {alpha: {int: [1, 5]}}}\n  initial: [{algorithm: nope}]", "nope is not an algorithm"),
+        (
+            "space: {td3_bc: {alpha: {int: [1, 5]}, batch_size: {choice: [64]}}}\n  initial: [{alpha: 1}]",
+            "batch_size 256 (not named here, so its default) lies outside",
+        ),
+        ("space: {td3_bc: {alpha: {int: [1, 5]}}}\n  trails: 3", "Did you mean `trials`?"),
+    ],
+)
+def test_what_would_fail_later_is_refused_with_its_line(tmp_path, lines, message):
+    path = tmp_path / "search.yaml"
+    path.write_text(f"environment: diffuse_mix\nalgorithm: td3_bc\nsearch:\n  {lines}\n")
+    with pytest.raises(ConfigError, match=rf"search\.yaml:\d+: .*{re.escape(message)}"):
+        load_experiment(path)
+
+
+def test_a_grid_stays_inside_its_domain():
+    domain = Domain(uniform=(0, 0.3), step=0.1)
+    assert domain.every_value() == pytest.approx([0, 0.1, 0.2, 0.3])
+    assert all(domain.contains(value) for value in domain.every_value())

@@ -1,0 +1,385 @@
+"""How far a run has come, and what its folder says when something in it is held, torn or changed."""
+
+import json
+import logging
+import os
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from gems_ray.errors import RunFolderError
+from gems_ray.experiments.cell_folder import DIVERGED, ENDED, FAILED, FINISHED, PRUNED, RUNNING
+from gems_ray.experiments.progress import CellState, RunState, describe_seconds, read_cell, read_progress
+from gems_ray.experiments.run_folder import RunFolder
+from gems_ray.experiments.spec import check_experiment
+
+NOBODY = 65534
+
+
+def make_run(path, **more):
+    experiment = check_experiment(
+        {"environment": "diffuse_mix", "seed": [0, 1, 2], "training": {"max_timesteps": 1000}} | more
+    )
+    run = RunFolder.create(path, experiment, {})
+    run.add_cells(experiment.cells())
+    return run
+
+
+@pytest.fixture
+def run(tmp_path):
+    return make_run(tmp_path / "run")
+
+
+def cell_state(state, updates=0, seconds=0.0, max_timesteps=1000):
+    report = {"updates": float(updates), "seconds": seconds} if updates else {}
+    return CellState("cell", "diffuse_mix", "td3_bc", 0, state, max_timesteps, report)
+
+
+def test_states(run):
+    first, second, third = run.cells()
+    assert [cell.status for cell in run.cells()] == ["pending"] * 3
+    second.append_metrics({"updates": 100, "seconds": 2.0})
+    third.append_metrics({"updates": 100, "seconds": 2.0})
+    third.write_result({"status": FINISHED, "updates": 1000, "report": {"updates": 1000, "seconds": 20.0}})
+    assert [cell.status for cell in run.cells()] == ["pending", "unfinished", "finished"]
+    held = [first.lock(), third.lock()]
+    states = read_progress(run).cells
+    assert [(cell.state, cell.updates) for cell in states] == [(RUNNING, 0), ("unfinished", 100), (FINISHED, 1000)]
+    for lock in held:
+        lock.release()
+    assert read_cell(first).state == "pending"
+    assert [(cell.environment, cell.algorithm, cell.seed) for cell in states] == [
+        ("diffuse_mix", "td3_bc", seed) for seed in (0, 1, 2)
+    ]
+
+
+@pytest.mark.parametrize("status", ENDED)
+def test_ended_cells_have_nothing_left(run, status):
+    cell = run.cells()[0]
+    cell.append_metrics({"updates": 100, "seconds": 2.0})
+    cell.write_result({"status": status, "updates": 100, "reason": "why"})
+    state = read_cell(cell)
+    assert (state.state, state.reason, state.updates, state.remaining_seconds) == (status, "why", 100, 0)
+
+
+def test_a_cell_can_be_taken_once(run):
+    cell = run.cells()[0]
+    assert not cell.is_locked()
+    lock = cell.lock()
+    assert cell.is_locked()
+    with pytest.raises(TimeoutError):
+        cell.lock()
+    assert cell.is_locked()
+    lock.release()
+    assert not cell.is_locked()
+    cell.lock().release()
+
+
+def test_a_run_can_be_taken_once(run):
+    with run.locked():
+        assert run.is_locked()
+        assert read_progress(run).running
+        with pytest.raises(RunFolderError, match="a run is going on in this folder"), run.locked():
+            pass
+        assert run.is_locked()
+    assert not run.is_locked()
+    with run.locked():
+        pass
+    assert not read_progress(run).running
+
+
+def test_the_lock_ends_with_an_error(run):
+    with pytest.raises(KeyError), run.locked():
+        raise KeyError
+    assert not run.is_locked()
+
+
+def test_remaining_time_of_a_cell_by_hand():
+    assert cell_state(RUNNING, 250, 10.0).remaining_seconds == 30  # 25 updates a second, 750 to go
+    assert cell_state("unfinished", 250, 10.0).remaining_seconds == 30
+    assert cell_state(RUNNING).remaining_seconds is None
+    assert cell_state("pending").remaining_seconds is None
+    assert cell_state(FAILED, 250, 10.0).remaining_seconds == 0
+
+
+def test_remaining_time_of_a_run_by_hand():
+    two = [cell_state(RUNNING, 500, 10.0), cell_state(RUNNING, 250, 5.0)]  # 10 s and 15 s left, 0.02 s an update
+    assert RunState(two, True, 2).remaining_seconds() == 15  # the longer one; (10 + 15) / 2 would be too few
+    waiting = [cell_state("pending"), cell_state("pending")]  # 20 s each
+    assert RunState(two + waiting, True, 4).remaining_seconds() == (10 + 15 + 20 + 20) / 2
+    assert RunState(two + waiting, True, 6).remaining_seconds() == (10 + 15 + 20 + 20 + 2 * 20) / 2
+    done = [cell_state(FINISHED, 1000, 40.0)]  # 0.04 s an update; 0.03 s are typical
+    assert RunState(done + waiting[:1], True, 2).remaining_seconds() == pytest.approx(40)
+    assert RunState([*done, *two[:1], *waiting[:1]], True, 3).remaining_seconds() == pytest.approx(10 + 30)
+    assert RunState(waiting, True, 2).remaining_seconds() is None
+    assert RunState([], True, 2).remaining_seconds() is None
+
+
+@pytest.mark.parametrize(
+    ("cells", "running", "planned", "text"),
+    [
+        ([], False, 0, "nothing begun."),
+        ([], False, 3, "3 not begun. No process runs it: `run_tune.py resume` goes on."),
+        ([cell_state("pending")], False, 1, "1 pending. No process runs it: `run_tune.py resume` goes on."),
+        ([cell_state(FINISHED, 1000, 9.0)] * 2, False, 2, "2 finished."),
+        ([cell_state(FINISHED), cell_state(DIVERGED), cell_state(FAILED), cell_state(PRUNED)], False, 4,
+         "1 diverged, 1 failed, 1 finished, 1 pruned."),
+        ([cell_state(FINISHED, 1000, 9.0)] * 2, False, 3,
+         "2 finished, 1 not begun. No process runs it: `run_tune.py resume` goes on."),
+        ([cell_state(RUNNING), cell_state("pending")], True, 2, "1 pending, 1 running. Running."),
+        ([cell_state(RUNNING, 250, 10.0)], True, 1, "1 running. Running, about 30 s left."),
+        ([cell_state(RUNNING, 250, 100.0)] * 2, True, 10,
+         "2 running, 8 not begun. Running, about 32 min left."),  # (2 * 300 + 8 * 400) / 2 s
+        ([cell_state(FINISHED)] * 3, True, 2, "3 finished."),
+    ],
+)  # fmt: skip
+def test_summary(cells, running, planned, text):
+    assert RunState(cells, running, planned).summary() == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (89.4, "89 s"), (90, "2 min"), (300, "5 min"), (5399, "90 min"), (5400, "1.5 h"), (36000, "10.0 h")],
+)
+def test_describe_seconds(seconds, text):
+    assert describe_seconds(seconds) == text
+
+
+def test_planned_cells(tmp_path):
+    both = {"environment": ["diffuse_mix", "diffuse_divpen"], "algorithm": ["td3_bc", "bc"]}
+    assert read_progress(make_run(tmp_path / "grid", **both)).planned == 2 * 2 * 3
+    space = {"td3_bc": {"alpha": {"uniform": [0, 1]}}}
+    search = {"space": space, "trials": 7, "seeds_per_trial": 2, "confirm": {"candidates": 3, "seeds": 4}}
+    run = RunFolder.create(tmp_path / "search", check_experiment(both | {"seed": 0, "search": search}), {})
+    assert read_progress(run).planned == 2 * (7 * 2 + (3 + 2) * 4)
+    search["confirm"] = {"candidates": 0}
+    run = RunFolder.create(tmp_path / "plain", check_experiment(both | {"seed": 0, "search": search}), {})
+    assert read_progress(run).planned == 2 * 7 * 2
+    assert read_progress(run).summary().startswith("28 not begun.")
+    search |= {"sampler": "grid", "space": {"td3_bc": {"alpha": {"choice": [1.0, 2.5, 4.0]}}}}
+    one = {"environment": "diffuse_mix", "seed": 0, "search": search}
+    assert read_progress(RunFolder.create(tmp_path / "points", check_experiment(one), {})).planned == 3 * 2
+
+
+def test_find_cell(run):
+    names = [cell.path.name for cell in run.cells()]
+    assert run.find_cell(names[1]).path.name == names[1]
+    assert run.find_cell("seed2").path.name == names[2]
+    with pytest.raises(RunFolderError, match="several cells' names contain `seed`") as caught:
+        run.find_cell("seed")
+    assert all(name in str(caught.value) for name in names)
+    with pytest.raises(RunFolderError, match="no cell's name contains `seed7`") as caught:
+        run.find_cell("seed7")
+    assert all(name in str(caught.value) for name in names)
+
+
+def test_an_exact_name_comes_before_a_part(run):
+    name = run.cells()[0].path.name
+    longer = run.cell(f"{name}-more")
+    longer.path.mkdir()
+    (longer.path / "cell.yaml").write_text("seed: 0\n")
+    assert run.find_cell(name).path.name == name
+
+
+def test_find_cell_in_a_run_without_cells(tmp_path):
+    run = RunFolder.create(tmp_path / "empty", check_experiment({"environment": "diffuse_mix"}), {})
+    with pytest.raises(RunFolderError, match="Cells: none"):
+        run.find_cell("seed")
+
+
+def test_a_run_goes_on_with_the_same_datasets(run):
+    facts = {"diffuse_mix": {"file": "a.npz", "fingerprint": "abc", "world_fingerprint": "w"}}
+    run.check_datasets(facts)
+    run.check_datasets(facts)
+    other = {"diffuse_divpen": {"file": "b.npz", "fingerprint": "xyz", "world_fingerprint": None}}
+    run.check_datasets(other)
+    assert json.loads((run.path / "datasets.json").read_text()) == facts | other
+    moved = {"diffuse_mix": facts["diffuse_mix"] | {"file": "elsewhere.npz"}}
+    run.check_datasets(moved)
+    changed = {"diffuse_mix": facts["diffuse_mix"] | {"fingerprint": "def"}}
+    with pytest.raises(RunFolderError, match=r"began with dataset abc of diffuse_mix, but a\.npz is now def"):
+        run.check_datasets(changed)
+    assert json.loads((run.path / "datasets.json").read_text()) == facts | other
+
+
+def test_a_damaged_result_is_set_aside(run):
+    cell = run.cells()[0]
+    cell.append_metrics({"updates": 100, "seconds": 2.0})
+    path = cell.path / "result.json"
+    path.write_text('{"status": "fin')
+    with pytest.raises(RunFolderError, match=r"result\.json: cannot be read"):
+        cell.result()
+    state = read_cell(cell)
+    assert (state.state, state.updates) == ("unfinished", 100)
+    assert "result.json" in state.reason
+    cell.mend()
+    assert cell.result() is None
+    assert cell.status == "unfinished"
+    assert (cell.path / "result.damaged").read_text() == '{"status": "fin'
+    cell.write_result({"status": FINISHED})
+    cell.mend()
+    assert cell.status == FINISHED
+
+
+def test_only_failed_cells_open_again(run):
+    first, second, third = run.cells()
+    first.write_result({"status": FAILED})
+    second.write_result({"status": DIVERGED})
+    for cell in (first, second, third):
+        cell.reopen()
+    assert [cell.status for cell in run.cells()] == ["pending", DIVERGED, "pending"]
+
+
+def test_a_torn_last_line_is_left_out(run):
+    cell = run.cells()[0]
+    assert cell.metrics() == []
+    for updates in (100, 200):
+        cell.append_metrics({"updates": updates, "seconds": updates / 10, "loss": float("nan")})
+    whole = (cell.path / "metrics.csv").read_bytes()
+    rows = [{"updates": "100", "seconds": "10.0", "loss": ""}, {"updates": "200", "seconds": "20.0", "loss": ""}]
+    assert cell.metrics() == rows
+    for torn in (b"300", b"300,30.0,", "300,é".encode()[:-1]):
+        (cell.path / "metrics.csv").write_bytes(whole + torn)
+        assert cell.metrics() == rows
+        assert read_cell(cell).report == {"updates": 200, "seconds": 20}
+    (cell.path / "metrics.csv").write_bytes(whole + b"300,30.0\n400,40.0,\n")
+    assert [row["updates"] for row in cell.metrics()] == ["100", "200", "400"]
+    (cell.path / "metrics.csv").write_bytes(b"updates,sec")
+    assert cell.metrics() == []
+    assert read_cell(cell).report == {}
+
+
+def test_rows_beyond_a_checkpoint_are_dropped(run):
+    cell = run.cells()[0]
+    for updates in (100, 200, 300):
+        cell.append_metrics({"updates": updates, "seconds": 1.5})
+    with (cell.path / "metrics.csv").open("a") as file:
+        file.write("400,")
+    cell.keep_metrics("updates", 200)
+    cell.append_metrics({"updates": 300, "seconds": 9.0})
+    assert [(row["updates"], row["seconds"]) for row in cell.metrics()] == [
+        ("100", "1.5"), ("200", "1.5"), ("300", "9.0"),
+    ]  # fmt: skip
+    cell.keep_metrics("updates", 0)
+    assert not (cell.path / "metrics.csv").exists()
+    assert cell.status == "pending"
+
+
+def test_the_log_of_a_cell(run):
+    cell = run.cells()[0]
+    handler = cell.open_log()
+    handler.handle(logging.makeLogRecord({"msg": "a line", "levelname": "INFO"}))
+    handler.close()
+    assert cell.log.read_text().endswith("INFO    a line\n")
+
+
+def test_a_damaged_description_names_the_file(run):
+    (run.cells()[1].path / "cell.yaml").write_text("seed: [0\n")
+    with pytest.raises(RunFolderError, match=r"cell\.yaml:"):
+        read_progress(run)
+    run.add_cells(check_experiment({"environment": "diffuse_mix", "training": {"max_timesteps": 1000}}).cells())
+    with pytest.raises(RunFolderError, match=r"cell\.yaml:"):
+        read_progress(run)
+    experiment = check_experiment(
+        {"environment": "diffuse_mix", "seed": [0, 1, 2], "training": {"max_timesteps": 1000}}
+    )
+    run.add_cells(experiment.cells())
+    assert len(read_progress(run).cells) == 3
+
+
+def test_no_run_here(tmp_path):
+    with pytest.raises(RunFolderError, match="not a run folder"):
+        RunFolder.open(tmp_path)
+
+
+def test_a_folder_of_something_else_is_refused(run, tmp_path):
+    other = check_experiment({"environment": "diffuse_mix"})
+    with pytest.raises(RunFolderError, match="holds a run of another experiment"):
+        RunFolder.create(run.path, other, {})
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "a.txt").touch()
+    with pytest.raises(RunFolderError, match="holds files that are not a run's"):
+        RunFolder.create(tmp_path / "letters", other, {})
+
+
+@contextmanager
+def reader():
+    """A user who may read the files and not write them; root stops being root for a moment."""
+    if os.geteuid() != 0:
+        yield
+        return
+    try:
+        os.seteuid(NOBODY)
+    except OSError as error:
+        pytest.skip(f"root cannot become another user here: {error}")
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_a_folder_that_may_only_be_read():
+    with tempfile.TemporaryDirectory() as folder:
+        run = make_run(Path(folder) / "run")
+        first, second, _ = run.cells()
+        with run.locked():
+            first.lock().release()
+        first.write_result({"status": FINISHED, "report": {"updates": 1000, "seconds": 20.0}})
+        second.append_metrics({"updates": 100, "seconds": 2.0})
+        assert (run.path / ".lock").exists()
+        everything = [Path(folder), *Path(folder).rglob("*")]
+        for path in everything:
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        try:
+            with reader():
+                state = read_progress(RunFolder.open(run.path))
+                with pytest.raises(PermissionError):
+                    (run.path / "new").touch()
+        finally:
+            for path in everything:
+                path.chmod(0o755 if path.is_dir() else 0o644)
+        assert state.summary() == (
+            "1 finished, 1 pending, 1 unfinished. No process runs it: `run_tune.py resume` goes on."
+        )
+
+
+def test_a_finished_search_needs_nothing_more(tmp_path):
+    """The default among the best trials is one candidate less than could have been."""
+    search = {
+        "trials": 1,
+        "space": {"td3_bc": {"alpha": {"uniform": [1, 3]}}},
+        "confirm": {"candidates": 1, "seeds": 1},
+    }
+    experiment = check_experiment({"environment": "diffuse_mix", "search": search})
+    run = RunFolder.create(tmp_path / "run", experiment, {})
+    trial, again = (experiment.with_settings("td3_bc", {}, [seed], test=seed > 0).cells() for seed in (0, 1))
+    run.add_cells([*trial, *again])
+    for cell in (*trial, *again):
+        run.cell(cell.name).write_result({"status": "finished", "updates": 1})
+    run.write_trial(0, {"algorithm": "td3_bc", "settings": {}, "params": {}, "cells": [trial[0].name]})
+    assert "not begun" in read_progress(run).summary()
+    run.write_candidates([{"cells": [again[0].name]}])
+    assert read_progress(run).summary() == "2 finished."
+
+
+def test_damage_is_named(tmp_path):
+    experiment = check_experiment({"environment": "diffuse_mix"})
+    run = RunFolder.create(tmp_path / "run", experiment, {})
+    run.add_cells(experiment.cells())
+    (folder,) = run.cells()
+    (folder.path / "result.json").write_text("[]")
+    assert "expected an object, found list" in read_progress(run).cells[0].reason
+    folder.mend()
+    (folder.path / "metrics.csv").write_text("updates,seconds\n100,1.0\n200,2.0,4\n")
+    assert [row["updates"] for row in folder.metrics()] == ["100"]
+    (run.path / "trials").mkdir()
+    (run.path / "trials" / "0001 (copy).yaml").write_text("cells: []\n")
+    assert run.trials() == {}
+    (run.path / "trials" / "0001.yaml").write_text("cells: []\n")
+    with pytest.raises(RunFolderError, match=r"0001\.yaml: .* is missing"):
+        run.trials()
+    (run.path / "experiment.yaml").write_text("environment: [diff")
+    with pytest.raises(RunFolderError, match=r"experiment\.yaml"):
+        read_progress(run)
