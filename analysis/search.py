@@ -123,7 +123,9 @@ def notes(run: RunFolder, trials: pd.DataFrame) -> list[str]:
     counts = Counter(trials["state"])
     lines = [f"{len(trials)} trials: {', '.join(f'{count} {state}' for state, count in counts.items()) or 'none'}."]
     if objective == FQE:
-        lines.append("fqe is an estimate: fitted Q evaluation on held-out episodes, discounted clicks.")
+        lines.append(
+            "fqe is an estimate of discounted clicks: fitted Q evaluation on held-out episodes, mean less spread."
+        )
     if run.candidates():
         lines.append(
             f"search: {objective} of the trial, the best of many, so too high. "

@@ -23,5 +23,10 @@ def reported_value(report: Mapping[str, Any], objective: str) -> float | None:
 
 
 def result_value(result: Mapping[str, Any], objective: str) -> float:
-    """The objective of a cell that has its result."""
-    return float(result["offline"]["fqe_value"] if objective == FQE else result["report"][MEASURED[objective]])
+    """The objective of a cell that has its result.
+
+    The estimate is a cautious one: the critics' mean less their deviation, large where a policy leaves the data.
+    """
+    if objective == FQE:
+        return float(result["offline"]["fqe_value"] - result["offline"]["fqe_spread"])
+    return float(result["report"][MEASURED[objective]])

@@ -41,7 +41,7 @@ def result(value, fqe=None, coverage=0.5, test=None, status=FINISHED):
     report = {metrics.RETURN_MEAN: value, metrics.COVERAGE: coverage}
     made = {"status": status, "updates": 100, "report": report, "validation": {"last": value, "best": value}}
     if fqe is not None:
-        made["offline"] = {"fqe_value": fqe}
+        made["offline"] = {"fqe_value": fqe + 1, "fqe_spread": 1.0}
     if test is not None:
         made["test"] = {"last": {"return_mean": test}}
     return made
@@ -324,7 +324,7 @@ def test_notes_of_an_offline_search(tmp_path):
     experiment = make_search({"objectives": "fqe"})
     run = make_run(tmp_path, experiment)
     assert notes(run, trials_frame(run))[0] == "0 trials: none."
-    offline = {"status": FINISHED, "updates": 1, "report": {}, "offline": {"fqe_value": 3.5}}
+    offline = {"status": FINISHED, "updates": 1, "report": {}, "offline": {"fqe_value": 4.0, "fqe_spread": 0.5}}
     add_trial(run, experiment, 0, {"alpha": 1.0}, offline)
     frame = trials_frame(run)
     assert frame["fqe"].tolist() == [3.5]
