@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from rich.table import Table
 
 from analysis.tables import markdown_table
 from gems_ray.experiments.candidates import COMPLETE, pareto_front, read_trials, search_of
-from gems_ray.experiments.cell_folder import WITH_RESULT
+from gems_ray.experiments.cell_folder import WITH_RESULT, CellFolder
 from gems_ray.experiments.objectives import FQE, RETURN, result_value
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.files import write_text_atomically
@@ -46,9 +46,9 @@ def candidates_frame(run: RunFolder) -> pd.DataFrame:
     common: dict[str, Mapping[str, Any]] = {}  # by algorithm, what all trials share: the settings of its default
     for facts in run.candidates() or []:
         base = common.setdefault(facts["algorithm"], facts["settings"])
-        results = [cell.result() or {} for name in facts["cells"] if (cell := run.cell(name)).status in WITH_RESULT]
-        fresh = [result_value(result, objective) for result in results]
-        test = [result["test"]["last"]["return_mean"] for result in results if "test" in result]
+        cells = [cell for name in facts["cells"] if (cell := run.cell(name)).status in WITH_RESULT]
+        fresh = _by_seed(cells, lambda result: result_value(result, objective))
+        test = _by_seed([cell for cell in cells if "test" in (cell.result() or {})], _test_return)
         rows.append(
             {
                 "candidate": facts["label"],
@@ -58,11 +58,23 @@ def candidates_frame(run: RunFolder) -> pd.DataFrame:
                 "fresh_std": pd.Series(fresh, dtype=float).std(),
                 "test_mean": _mean(test),
                 "test_std": pd.Series(test, dtype=float).std(),
-                "seeds": len(results),
+                "seeds": len(fresh),
             }
         )
     columns = ["candidate", "settings", "search", "fresh_mean", "fresh_std", "test_mean", "test_std", "seeds"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _by_seed(cells: list[CellFolder], value: Callable[[Mapping[str, Any]], float]) -> list[float]:
+    """A value per seed: the mean over environments."""
+    by_seed: dict[int, list[float]] = {}
+    for cell in cells:
+        by_seed.setdefault(cell.description["seed"], []).append(value(cell.result() or {}))
+    return [_mean(values) for values in by_seed.values()]
+
+
+def _test_return(result: Mapping[str, Any]) -> float:
+    return float(result["test"]["last"]["return_mean"])
 
 
 def rank_correlation(trials: pd.DataFrame) -> float | None:
@@ -81,7 +93,7 @@ def export(run: RunFolder, folder: Path) -> list[Path]:
     header, rows = _display(tried)
     markdown = markdown_table(header, rows, left=2) + "\n" + "\n".join(notes(run, trials)) + "\n"
     texts = {
-        "trials.csv": trials.round(4).to_csv(index=False),
+        "trials.csv": trials.round(dict.fromkeys((*_objectives(run), FQE, RETURN), 4)).to_csv(index=False),
         "candidates.csv": tried.round(3).to_csv(index=False),
         "table.md": markdown,
     }

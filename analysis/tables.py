@@ -51,7 +51,7 @@ def cells_frame(run: RunFolder) -> pd.DataFrame:
     """
     rows = [_cell_row(cell) for cell in run.cells()]
     order = ["environment", "algorithm", "seed"]
-    return pd.DataFrame(rows).sort_values(order, ignore_index=True)
+    return pd.DataFrame(rows, columns=None if rows else [*order, "status"]).sort_values(order, ignore_index=True)
 
 
 def result_frame(run: RunFolder, cells: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -102,16 +102,17 @@ def result_frame(run: RunFolder, cells: pd.DataFrame | None = None) -> pd.DataFr
 
 def export(run: RunFolder, folder: Path) -> list[Path]:
     """Writes table.csv, table.md and cells.csv; returns their paths."""
-    cells = cells_frame(run)
-    table = result_frame(run, cells)
-    texts = {
-        "table.csv": table.round(3).to_csv(index=False),
-        "table.md": to_markdown(table),
-        "cells.csv": cells.to_csv(index=False),
-    }
+    table = result_frame(run)
+    texts = {"table.csv": table.round(3).to_csv(index=False), "table.md": to_markdown(table)}
     for name, text in texts.items():
         write_text_atomically(folder / name, text)
-    return [folder / name for name in texts]
+    return [*(folder / name for name in texts), export_cells(run, folder)]
+
+
+def export_cells(run: RunFolder, folder: Path) -> Path:
+    """Writes cells.csv; returns its path."""
+    write_text_atomically(folder / "cells.csv", cells_frame(run).to_csv(index=False))
+    return folder / "cells.csv"
 
 
 def to_markdown(table: pd.DataFrame) -> str:

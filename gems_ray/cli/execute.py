@@ -52,24 +52,22 @@ class Execution:
 
     def grid(self, cells: Sequence[Cell]) -> bool:
         """Trains the cells that have not ended; true when interrupted before that."""
-        self.run.add_cells(cells)
-        for cell in cells:
-            self.run.cell(cell.name).mend()
-            self.run.cell(cell.name).reopen()
+        self.run.open_cells(cells)
         if all(self.run.cell(cell.name).status in ENDED for cell in cells):
             return False
         return self._start().run_cells(cells)
 
     def search(self, study_storage: str | None) -> bool:
         """Runs the trials, then the candidates on fresh seeds; true when interrupted before the last one."""
-        from gems_ray.experiments.study import open_study
+        from gems_ray.experiments.study import explained, open_study
         from gems_ray.tune.search import is_complete
 
-        place = open_study(self.run, study_storage)
         for cell in self.run.cells():
             cell.mend()
-        if not is_complete(self.experiment, self.run, place) and self._start().run_search(self.experiment, place):
-            return True
+        place = open_study(self.run, study_storage)
+        with explained(place):
+            if not is_complete(self.experiment, self.run, place) and self._start().run_search(self.experiment, place):
+                return True
         trials = read_trials(self.run, search_of(self.experiment).objectives)
         chosen = candidates(self.experiment, trials)
         self.run.write_candidates([candidate.describe() for candidate in chosen])
@@ -110,6 +108,8 @@ def execute(experiment: Experiment, folder: Path, address: str | None, study_sto
     """
     if address is None:
         resolve_device(experiment.training.device)  # an error now, not in every cell
+    if experiment.training.device == "cuda" and not experiment.resources.gpu:
+        raise ConfigError("training.device is cuda, but a cell has no GPU: set resources.gpu, for example to 0.25.")
     if study_storage:
         from gems_ray.experiments.study import check_storage
 

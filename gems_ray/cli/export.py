@@ -27,8 +27,9 @@ def write_tables(run: "RunFolder", folder: Path) -> list[Path]:
     """Writes the tables of a run into a folder; returns their paths."""
     from analysis import search, tables
 
-    cells = tables.export(run, folder)
-    return [*search.export(run, folder), folder / "cells.csv"] if run.experiment().search else cells
+    if run.experiment().search:
+        return [*search.export(run, folder), tables.export_cells(run, folder)]
+    return tables.export(run, folder)
 
 
 def print_tables(run: "RunFolder") -> None:

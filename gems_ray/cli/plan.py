@@ -42,6 +42,7 @@ def print_plan(experiment: "Experiment", folder: Path, address: str | None) -> N
         GemsRayError: a dataset, a world, the folder or the resources are not as the experiment needs them.
     """
     import psutil
+    import torch
 
     from gems_ray.cli.console import say
     from gems_ray.cli.execute import resolve_search
@@ -60,31 +61,31 @@ def print_plan(experiment: "Experiment", folder: Path, address: str | None) -> N
 
     run = RunFolder(folder)
     counted = _counted_cells(experiment)
+    training = experiment.training
+    if address and training.device == "cuda" and not torch.cuda.is_available():
+        say("No GPU here to measure on: the times below are those of this machine's CPU.")
+        training = training.model_copy(update={"device": "cpu"})
     costs = {}
     for cell, _ in counted:
         kind = (cell.environment, cell.algorithm, cell.experiment.evaluation.test_users)
         if kind not in costs:
-            world = worlds[cell.environment]
-            spec = cell.experiment
-            costs[kind] = estimate(cell.algorithm, cell.settings, spec.training, spec.evaluation, world)
+            evaluation = cell.experiment.evaluation
+            costs[kind] = estimate(cell.algorithm, cell.settings, training, evaluation, worlds[cell.environment])
     _print_cells(experiment, run, [cell for cell, _ in counted])
-    seconds, disk, longest, total, left = 0.0, float(new_bytes), 0.0, 0, 0
+    total = round(sum(count for _, count in counted))
+    ended = sum(cell.status in ENDED for cell in run.cells())
+    share = max(0, total - ended) / total  # of the work that is left
+    seconds, disk, longest = 0.0, float(new_bytes), 0.0
     for cell, count in counted:
-        total += count
-        if run.cell(cell.name).status not in ENDED:
-            cost = costs[cell.environment, cell.algorithm, cell.experiment.evaluation.test_users]
-            left += count
-            seconds, disk, longest = (
-                seconds + count * cost.seconds,
-                disk + count * cost.disk_bytes,
-                max(longest, cost.seconds),
-            )
+        cost = costs[cell.environment, cell.algorithm, cell.experiment.evaluation.test_users]
+        seconds, disk = seconds + share * count * cost.seconds, disk + share * count * cost.disk_bytes
+        longest = max(longest, cost.seconds if share else 0.0)
     for algorithm in experiment.algorithm:
         speed = max((cost.updates_per_second for kind, cost in costs.items() if kind[1] == algorithm), default=0.0)
         say(f"{algorithm}: {speed:,.0f} updates/s here, measured alone and not compiled")
     free = shutil.disk_usage(place).free
-    memory = WORKER_BYTES * min(at_once, left) + 2 * data_bytes  # read by the driver, shared by the workers
-    say(f"cells: {total}, of which {total - left} have ended; {at_once} run at once")
+    memory = WORKER_BYTES * min(at_once, total) + 2 * data_bytes  # read by the driver, shared by the workers
+    say(f"cells: {total}, of which {ended} have ended; {at_once} run at once")
     say(f"time: about {describe_seconds(max(seconds / at_once, longest))}")
     say(f"memory: about {memory / 1e9:.1f} GB; {psutil.virtual_memory().available / 1e9:.1f} GB are free here")
     say(f"disk: about {disk / 1e9:.2f} GB; {free / 1e9:.1f} GB are free in {place}")
@@ -142,20 +143,21 @@ def _nodes(address: str | None) -> list[tuple[float, float]]:
         return nodes()
 
 
-def _counted_cells(experiment: "Experiment") -> list[tuple["Cell", int]]:
-    """Every cell of a grid; of a search one that stands for all trials, one for all candidates. With their numbers."""
+def _counted_cells(experiment: "Experiment") -> list[tuple["Cell", float]]:
+    """Cells, and how many each stands for: in a search, for its share of the trials or of the candidates."""
     if not experiment.search:
         return [(cell, 1) for cell in experiment.cells()]
-    search = experiment.search
+    algorithms, search = experiment.algorithm, experiment.search
     counts = {
-        False: experiment.planned_trials * search.seeds_per_trial,
-        True: search.confirm.planned(len(experiment.algorithm)),
+        False: experiment.planned_trials * search.seeds_per_trial / len(algorithms),
+        True: search.confirm.planned(len(algorithms)) / len(algorithms),
     }
     return [
         (cell, count)
+        for algorithm in algorithms
         for test, count in counts.items()
         for cell in experiment.with_settings(
-            experiment.algorithm[0], experiment.settings.get(experiment.algorithm[0], {}), experiment.seed, test
+            algorithm, experiment.settings.get(algorithm, {}), experiment.seed, test
         ).cells()
         if count
     ]

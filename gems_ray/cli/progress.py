@@ -86,6 +86,6 @@ def cell_table(cells: Sequence[CellState]) -> Table:
             f"{cell.report[key]:.1f}" if key in cell.report else "-"
             for key in (metrics.RETURN_MEAN, metrics.BEST_RETURN, metrics.Q_POLICY)
         ]
-        share = f"{100 * cell.updates / cell.max_timesteps:.0f}%" if cell.report else "-"
+        share = f"{100 * cell.updates / cell.max_timesteps:.0f}%" if cell.report and cell.max_timesteps else "-"
         table.add_row(cell.name, cell.state, share, *numbers)
     return table

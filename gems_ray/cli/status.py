@@ -13,6 +13,7 @@ def status(
     """Show the state of every cell of a run, or of every run in one line each."""
     from gems_ray.cli.console import console, say
     from gems_ray.cli.progress import cell_table
+    from gems_ray.errors import RunFolderError
     from gems_ray.experiments.progress import read_progress
     from gems_ray.experiments.run_folder import EXPERIMENT, RunFolder
 
@@ -28,4 +29,7 @@ def status(
     if not folders:
         say(f"No runs in {storage}. `run_tune.py grid tune_configs/demo.yaml` makes one.")
     for folder in folders:
-        say(f"{folder}: {read_progress(RunFolder(folder)).summary()}")
+        try:
+            say(f"{folder}: {read_progress(RunFolder(folder)).summary()}")
+        except RunFolderError as error:  # the other runs can be shown all the same
+            say(f"{folder}: {error}")

@@ -64,7 +64,6 @@ def train(
     from gems_ray.cli.console import episode_progress, say
     from gems_ray.cli.export import print_tables
     from gems_ray.environment_report import environment_report
-    from gems_ray.errors import RunFolderError
     from gems_ray.experiments.cell_folder import WITH_RESULT
     from gems_ray.experiments.run_folder import RunFolder, check_free
     from gems_ray.experiments.spec import check_experiment
@@ -109,23 +108,17 @@ def train(
     with episode_progress(experiment.dataset.episodes) as progress:
         source = open_source(experiment, env_name, say, progress)
     run = RunFolder.create(run_path, experiment, environment_report())
-    run.add_cells([cell])
-    record_datasets(run, {env_name: source})
-    if source.world:
-        write_references(run, experiment, env_name, source.world)
-    folder = run.cell(cell.name)
-    folder.mend()
-    folder.reopen()
-    if folder.status not in WITH_RESULT:
-        try:
-            cell_run = CellRun(folder, training_data(source.dataset), source.world)
-        except TimeoutError:
-            raise RunFolderError(
-                f"{run_path}: another process trains this experiment. Wait for it or stop it."
-            ) from None
-        if cell_run.trainer.algorithm.updates:
-            say(f"Continuing after {cell_run.trainer.algorithm.updates:,} updates.")
-        _train_until_signal(cell_run, say)
+    with run.locked():
+        record_datasets(run, {env_name: source})
+        if source.world:
+            write_references(run, experiment, env_name, source.world)
+        run.open_cells([cell])
+        folder = run.cell(cell.name)
+        if folder.status not in WITH_RESULT:
+            cell_run = CellRun(folder, training_data(source.dataset), source.world, wait_s=1)
+            if cell_run.trainer.algorithm.updates:
+                say(f"Continuing after {cell_run.trainer.algorithm.updates:,} updates.")
+            _train_until_signal(cell_run, say)
     print_tables(run)
     say(f"Run folder: {run.path}")
 

@@ -4,6 +4,7 @@ Everything is read from the run folder: neither Ray nor the study is needed.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -111,6 +112,8 @@ def read_trial(run: RunFolder, number: int, facts: Mapping[str, Any], objectives
     else:
         state = COMPLETE if all(status in WITH_RESULT for status in statuses) else "unfinished"
     values = tuple(_mean(cells, objective) for objective in objectives) if state == COMPLETE else ()
+    if not all(map(math.isfinite, values)):  # a study takes no such value
+        state, values = FAILED, ()
     return Trial(number, facts["algorithm"], facts["settings"], facts["params"], state, values, cells)
 
 
@@ -150,20 +153,21 @@ def candidates(experiment: Experiment, trials: Sequence[Trial]) -> list[Candidat
     first = experiment.seed[0] + search.seeds_per_trial
     seeds = range(first, first + search.confirm.seeds)
     ranked = best_first(trials)
-    by_settings = {_whole(trial.algorithm, trial.settings): trial for trial in reversed(ranked)}
+    distinct: dict[str, Trial] = {}  # proposals may repeat
+    for trial in ranked:
+        distinct.setdefault(_whole(trial.algorithm, trial.settings), trial)
 
     def candidate(label: str, trial: Trial | None, algorithm: str, settings: Mapping[str, Any]) -> Candidate:
         return Candidate(label, trial, experiment.with_settings(algorithm, settings, seeds, test=True))
 
     defaults = {name: experiment.settings.get(name, {}) for name in experiment.algorithm}
     found = [
-        candidate(f"{name} default", by_settings.get(_whole(name, settings)), name, settings)
+        candidate(f"{name} default", distinct.get(_whole(name, settings)), name, settings)
         for name, settings in defaults.items()
     ]
     known = {_whole(name, settings) for name, settings in defaults.items()}
-    for trial in ranked[: search.confirm.candidates]:
-        if _whole(trial.algorithm, trial.settings) not in known:
-            known.add(_whole(trial.algorithm, trial.settings))
+    for whole, trial in list(distinct.items())[: search.confirm.candidates]:
+        if whole not in known:
             found.append(candidate(f"trial {trial.number}", trial, trial.algorithm, trial.settings))
     return found
 

@@ -22,6 +22,7 @@ FINISHED, DIVERGED, PRUNED, FAILED = "finished", "diverged", "pruned", "failed"
 RUNNING, UNFINISHED, PENDING = "running", "unfinished", "pending"
 WITH_RESULT = (FINISHED, DIVERGED)  # trained to the end and tested; `diverged`: Q-values left what rewards can pay
 ENDED = (*WITH_RESULT, PRUNED, FAILED)  # `pruned`: a search stopped it early
+DESCRIBED = {"environment", "algorithm", "seed", "settings", "world", "dataset", "training", "evaluation"}
 DESCRIPTION, METRICS, RESULT, LOG, LOCK = "cell.yaml", "metrics.csv", "result.json", "log.txt", ".lock"
 
 
@@ -50,9 +51,12 @@ class CellFolder:
     def description(self) -> dict[str, Any]:
         """What determines the cell."""
         try:
-            return plain(read_yaml(self.path / DESCRIPTION).data)
+            found = plain(read_yaml(self.path / DESCRIPTION).data)
+            if missing := DESCRIBED - found.keys():
+                raise ConfigError(f"{self.path / DESCRIPTION}: `{missing.pop()}` is missing.")
         except ConfigError as error:
-            raise RunFolderError(str(error)) from None
+            raise RunFolderError(f"{error} `run_tune.py resume` writes it anew.") from None
+        return found
 
     @property
     def status(self) -> str:
@@ -154,7 +158,7 @@ def is_locked(path: Path) -> bool:
 
 def set_aside(path: Path) -> None:
     """Renames a file that cannot be read, so that it is neither used nor lost."""
-    path.replace(path.with_suffix(".damaged"))
+    path.replace(path.with_name(f"{path.name}.damaged"))
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

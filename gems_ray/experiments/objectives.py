@@ -1,5 +1,6 @@
 """What a search can maximise, and where it is found."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,4 +30,4 @@ def result_value(result: Mapping[str, Any], objective: str) -> float:
     """
     if objective == FQE:
         return float(result["offline"]["fqe_value"] - result["offline"]["fqe_spread"])
-    return float(result["report"][MEASURED[objective]])
+    return float(result["report"].get(MEASURED[objective], math.nan))

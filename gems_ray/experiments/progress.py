@@ -26,11 +26,8 @@ class CellState:
     """A cell at a moment."""
 
     name: str
-    environment: str
-    algorithm: str
-    seed: int
     state: str
-    max_timesteps: int
+    max_timesteps: int  # 0 where the cell's description is damaged
     report: Mapping[str, float]  # the last one
     reason: str = ""
 
@@ -73,21 +70,21 @@ class RunState:
 
     def remaining_seconds(self) -> float | None:
         """Time that is left if as many cells run at once as now; None where no cell has shown its speed."""
-        known = [cell.remaining_seconds for cell in self.cells if cell.state not in ENDED]
         speeds = [
             cell.report[SECONDS] / cell.updates for cell in self.cells if cell.updates and cell.report.get(SECONDS)
         ]
         if not speeds:
             return None
         typical = sum(speeds) / len(speeds)
-        lengths = [cell.max_timesteps for cell in self.cells]
-        new = max(0, self.planned - len(self.cells)) * sum(lengths) / len(lengths) * typical
-        waiting = [
-            cell.max_timesteps * typical if left is None else left
-            for cell, left in zip((cell for cell in self.cells if cell.state not in ENDED), known, strict=True)
-        ]
+        remaining = []
+        for cell in self.cells:
+            if cell.state not in ENDED:
+                left = cell.remaining_seconds
+                remaining.append(cell.max_timesteps * typical if left is None else left)
+        length = sum(cell.max_timesteps for cell in self.cells) / len(self.cells)
+        new = max(0, self.planned - len(self.cells)) * length * typical
         at_once = max(1, sum(cell.state == RUNNING for cell in self.cells))
-        return max([(sum(waiting) + new) / at_once, *waiting])
+        return max([(sum(remaining) + new) / at_once, *remaining])
 
 
 def read_progress(run: RunFolder) -> RunState:
@@ -103,8 +100,9 @@ def read_progress(run: RunFolder) -> RunState:
 
 def read_cell(folder: CellFolder) -> CellState:
     """The state of a cell."""
-    description = folder.description
+    max_timesteps = 0
     try:
+        max_timesteps = int(folder.description["training"]["max_timesteps"])
         state, result = folder.status, folder.result() or {}
     except RunFolderError as error:
         state, result = UNFINISHED, {"reason": str(error)}
@@ -114,11 +112,8 @@ def read_cell(folder: CellFolder) -> CellState:
     report = result.get("report") or {key: float(value) for key, value in (rows[-1] if rows else {}).items() if value}
     return CellState(
         folder.path.name,
-        description["environment"],
-        description["algorithm"],
-        int(description["seed"]),
         state,
-        int(description["training"]["max_timesteps"]),
+        max_timesteps,
         report,
         str(result.get("reason") or ""),
     )

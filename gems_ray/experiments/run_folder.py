@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 
 from gems_ray.config import dump_yaml, load_config, plain, read_yaml
 from gems_ray.errors import ConfigError, RunFolderError
-from gems_ray.experiments.cell_folder import DESCRIPTION, LOCK, CellFolder, is_locked, read_json, write_json
+from gems_ray.experiments.cell_folder import DESCRIPTION, LOCK, CellFolder, is_locked, read_json, set_aside, write_json
 from gems_ray.experiments.spec import Cell, Experiment
 from gems_ray.files import write_text_atomically
 
@@ -111,6 +111,13 @@ class RunFolder:
             if not path.exists() or path.read_bytes() != text.encode():
                 write_text_atomically(path, text)
 
+    def open_cells(self, cells: Sequence[Cell]) -> None:
+        """Makes cells ready to be trained: described, failed ones open again, damaged results aside."""
+        self.add_cells(cells)
+        for cell in cells:
+            self.cell(cell.name).mend()
+            self.cell(cell.name).reopen()
+
     def cell(self, name: str) -> CellFolder:
         """The folder of a cell."""
         return CellFolder(self.path / CELLS / name)
@@ -161,9 +168,17 @@ class RunFolder:
         write_json(self.path / REFERENCES / f"{environment}.json", {name: dict(row) for name, row in rows.items()})
 
     def trials(self) -> dict[int, dict[str, Any]]:
-        """The trials of a search by number: `settings`, `values`, the names of their `cells`."""
+        """The trials of a search by number: `algorithm`, `settings`, `params`, the names of the `cells`."""
         files = [file for file in (self.path / TRIALS).glob("*.yaml") if file.stem.isdigit()]
         return {int(file.stem): _read_trial(file) for file in sorted(files, key=lambda file: int(file.stem))}
+
+    def mend_trials(self) -> None:
+        """Sets damaged records aside; the study has what was in them."""
+        for file in (self.path / TRIALS).glob("*.yaml"):
+            try:
+                _read_trial(file)
+            except RunFolderError:
+                set_aside(file)
 
     def candidates(self) -> list[dict[str, Any]] | None:
         """What a search trains again on fresh seeds: `label`, `trial`, `settings`, the names of the `cells`.

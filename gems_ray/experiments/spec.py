@@ -84,6 +84,12 @@ class Resources(Config):
     cpu: float = Field(1, gt=0, description="CPU cores; torch uses as many threads, at least one.")
     gpu: float = Field(0, ge=0, description="Share of a GPU; ignored where there is none.")
 
+    @model_validator(mode="after")
+    def _ray_can_schedule_it(self) -> "Resources":
+        if self.gpu > 1 and self.gpu != int(self.gpu):
+            raise ValueError(f"gpu: expected a share up to 1, or whole GPUs, found {self.gpu:g}")
+        return self
+
     def cells_on(self, cpus: float, gpus: float) -> int:
         """How many cells a node with so many CPUs and GPUs holds at once."""
         by_cpu = int(cpus / self.cpu + 1e-9)
@@ -238,7 +244,7 @@ class Experiment(Config):
         return self.worlds.get(environment, environment)
 
 
-# In the name already, or without influence on the result.
+# In the name already, or without influence on the result beyond rounding (resources.cpu sets torch's threads).
 _NOT_IN_THE_HASH = {"environment", "algorithm", "seed", "resources", "search"}
 
 
@@ -261,7 +267,7 @@ class Cell:
         """Short, readable, and different for every setting that changes the result."""
         experiment = self.experiment.model_dump(mode="json", exclude=_NOT_IN_THE_HASH)
         text = json.dumps([experiment | {"settings": self.settings}], sort_keys=True)
-        digest = hashlib.sha256(text.encode()).hexdigest()[:6]
+        digest = hashlib.sha256(text.encode()).hexdigest()[:10]
         return f"{self.environment}-{self.algorithm}-seed{self.seed}-{digest}"
 
     def describe(self) -> dict[str, Any]:

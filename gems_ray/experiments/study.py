@@ -1,13 +1,16 @@
 """Where the Optuna study of a search is kept: SQLite in the run folder, or a database that many can write to."""
 
+import sqlite3
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import optuna
 import sqlalchemy
+from optuna.exceptions import StorageInternalError
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.storages import RDBStorage
 
@@ -40,7 +43,7 @@ def open_study(run: RunFolder, url: str | None) -> StudyPlace:
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     known: dict[str, Any] = read_json(run.path / STUDY) or {}
-    shown = None if url is None else _parse(url).render_as_string(hide_password=True)
+    shown = None if url is None else _shown(_parse(url))
     if known and url is None:
         url = shown = known["storage"]
         if url and PASSWORD in url:
@@ -52,6 +55,18 @@ def open_study(run: RunFolder, url: str | None) -> StudyPlace:
     storage = _open_sqlite(run) if url is None else _open(url)
     write_json(run.path / STUDY, facts)
     return StudyPlace(storage, facts["name"], facts["run"], is_private=url is None)
+
+
+@contextmanager
+def explained(place: StudyPlace) -> Iterator[None]:
+    """Turns the end of a database, or of its disk, into one line: the cells are saved, and a run can go on."""
+    try:
+        yield
+    except StorageInternalError as error:
+        raise StudyError(
+            f"study `{place.name}`: its storage does not answer any more ({error.__cause__ or error}). "
+            "All cells are saved; `run_tune.py resume` goes on when it does."
+        ) from None
 
 
 def check_storage(url: str) -> None:
@@ -82,14 +97,21 @@ def make_sampler(name: str, seed: int) -> BaseSampler:
 def _open_sqlite(run: RunFolder) -> RDBStorage:
     """The study in the run folder; a damaged one is set aside, and made anew from the records of the trials."""
     path = run.path / SQLITE_FILE
-    url = f"sqlite:///{path.resolve()}"
+    if path.exists() and not _is_whole(path):
+        for file in (path, *path.parent.glob(f"{path.name}-*")):  # its journal too
+            set_aside(file)
+    return _open(f"sqlite:///{path.resolve()}")
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether SQLite finds nothing wrong with a file."""
     try:
-        return _open(url)
-    except StudyError:
-        if not path.exists():
-            raise
-        set_aside(path)
-        return _open(url)
+        with closing(sqlite3.connect(path, timeout=60)) as connection:
+            return bool(connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)])
+    except sqlite3.OperationalError as error:  # in use, unreadable: no sign of damage
+        raise StudyError(f"{path}: cannot be opened ({error}).") from None
+    except sqlite3.DatabaseError:
+        return False
 
 
 def _open(url: str) -> RDBStorage:
@@ -100,6 +122,13 @@ def _open(url: str) -> RDBStorage:
         return RDBStorage(_with_driver(parsed).render_as_string(hide_password=False), engine_kwargs=options)
 
 
+def _shown(url: sqlalchemy.URL) -> str:
+    """The URL without its password, wherever it stands."""
+    if "password" in url.query:
+        url = url.update_query_dict({"password": PASSWORD})
+    return url.render_as_string(hide_password=True)
+
+
 def _with_driver(url: sqlalchemy.URL) -> sqlalchemy.URL:
     """The URL with the driver that the `postgresql` extra brings, where it names none."""
     return url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url
@@ -108,7 +137,7 @@ def _with_driver(url: sqlalchemy.URL) -> sqlalchemy.URL:
 @contextmanager
 def _explained(url: sqlalchemy.URL) -> Iterator[None]:
     """Turns what a database has to say into one line, without the password."""
-    place = f"--study-storage {url.render_as_string()}"
+    place = f"--study-storage {_shown(url)}"
     try:
         yield
     except ImportError as error:
@@ -122,7 +151,7 @@ def _explained(url: sqlalchemy.URL) -> Iterator[None]:
 def _parse(url: str) -> sqlalchemy.URL:
     try:
         return sqlalchemy.make_url(url)
-    except sqlalchemy.exc.ArgumentError:
+    except (sqlalchemy.exc.ArgumentError, ValueError):  # not repeated: it may hold a password
         raise StudyError(
-            f"--study-storage {url}: expected a database URL such as postgresql://user:password@host/database."
+            "--study-storage: expected a database URL such as postgresql://user:password@host/database."
         ) from None

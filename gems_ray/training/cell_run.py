@@ -13,13 +13,13 @@ from safetensors.torch import load_file, save_file
 
 from gems_ray import metrics
 from gems_ray.data.schema import REQUIRED, Dataset
-from gems_ray.errors import DatasetError, WorldError
+from gems_ray.errors import DatasetError, GemsRayError, WorldError
 from gems_ray.experiments.cell_folder import DIVERGED, ENDED, FAILED, FINISHED, CellFolder, set_aside
 from gems_ray.experiments.spec import EvaluationSpec, TrainingSpec
 from gems_ray.files import atomic_path
 from gems_ray.flat_state import FlatState, flatten_modules, load_modules
 from gems_ray.training.evaluate import Evaluator
-from gems_ray.training.offline_evaluation import OfflineEvaluator, hold_out
+from gems_ray.training.offline_evaluation import DISCOUNT, OfflineEvaluator, hold_out
 from gems_ray.training.trainer import Report, Trainer, TrainingData
 from gems_ray.world.bundle import World
 
@@ -59,11 +59,11 @@ class CellRun:
             name, settings, seed = (description[key] for key in ("algorithm", "settings", "seed"))
             self.trainer = Trainer(data, name, settings, seed, training, validation, rows)
             if evaluation.holdout:
-                algorithm = self.trainer.algorithm
-                discount = algorithm.config.discount
-                self._offline = OfflineEvaluator(data.arrays, held_out, discount=discount, device=algorithm.device)
+                device = self.trainer.algorithm.device
+                self._offline = OfflineEvaluator(data.arrays, held_out, discount=DISCOUNT, device=device)
             self._continue()
-        except BaseException:
+        except BaseException as error:
+            self.log.error("cannot be opened: %s", error, exc_info=not isinstance(error, GemsRayError | OSError))
             self.close()
             raise
         place = f"{self.trainer.algorithm.device} of {platform.node()}, process {os.getpid()}"

@@ -30,6 +30,7 @@ TAU = 0.05  # a target forgets its past within some twenty updates
 # The critics first learn what the logged actions earned, then move on to the policy. The second kind of update adds up
 # errors at actions that the logs do not hold: the estimates are best after about 400 and useless after 2,000.
 UPDATES_ON_RETURNS, UPDATES_ON_POLICY = 500, 400
+DISCOUNT = 0.99  # the same for every policy, whatever its own: estimates are compared with each other
 BLOCK_ROWS = 16_384  # rows whose actions are computed at once
 
 

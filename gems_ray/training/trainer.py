@@ -92,10 +92,11 @@ class Trainer:
             reward_scale=config.reward_scale,
             bootstrap_time_limit=config.bootstrap_time_limit,
         )
-        selected = self.algorithm.select_rows(rewards, terminals)
-        if selected is not None and rows is not None:
-            rows = np.intersect1d(rows, selected)
-        self.buffer.load_d4rl_dataset(data.arrays, selected if rows is None else rows)
+        kept = slice(None) if rows is None else rows
+        selected = self.algorithm.select_rows(rewards[kept], terminals[kept])
+        if selected is not None:
+            rows = selected if rows is None else rows[selected]
+        self.buffer.load_d4rl_dataset(data.arrays, rows)
         bound = self.buffer.reward_factor * value_bound(
             rewards, terminals, config.discount, config.bootstrap_time_limit
         )

@@ -49,10 +49,7 @@ class CellRunner:
 
     def run_cells(self, cells: Sequence[Cell]) -> bool:
         """Trains every cell that has not ended; true when interrupted before that, with all cells saved."""
-        self.run.add_cells(cells)
-        for cell in cells:
-            self.run.cell(cell.name).mend()
-            self.run.cell(cell.name).reopen()
+        self.run.open_cells(cells)
         for attempt in itertools.count():
             todo = [cell for cell in cells if self._unfinished(cell)]
             if not todo:

@@ -65,6 +65,7 @@ class StudySearch(OptunaSearch):
             study_name=place.name,
         )
         self._check_study()
+        self._restore_records()
         self._enqueue_known_points()
         self._limit = len(self.study.trials) if search.sampler == "grid" else search.trials
         self._interrupted = deque(t for t in self.study.trials if t.state == TrialState.RUNNING and self._is_ours(t))
@@ -134,16 +135,21 @@ class StudySearch(OptunaSearch):
         self._ot_trials[trial_id] = trial
         params = super().suggest(trial_id)
         assert params is not None
-        algorithm, settings, cells = self._cells(params)
-        facts = {"algorithm": algorithm, "settings": settings, "params": params, "cells": [cell.name for cell in cells]}
-        self._run.add_cells(cells)
-        self._run.write_trial(trial.number, facts)
+        facts, cells = self._record(trial.number, params)
         self._open[trial.number] = (trial, facts)
         under_way = {*self._running.values(), *(cell.name for cell in self._waiting)}
         for cell in cells:
             if cell.name not in under_way and self._run.cell(cell.name).status not in ENDED:
                 self._waiting.append(cell)
         return True
+
+    def _record(self, number: int, params: Params) -> tuple[dict[str, Any], list[Cell]]:
+        algorithm, settings, cells = self._cells(params)
+        names = [cell.name for cell in cells]
+        facts = {"algorithm": algorithm, "settings": settings, "params": dict(params), "cells": names}
+        self._run.add_cells(cells)
+        self._run.write_trial(number, facts)
+        return facts, cells
 
     def _cells(self, params: Params) -> tuple[str, dict[str, Any], list[Cell]]:
         algorithm, searched = self._points.decode(params)
@@ -190,6 +196,17 @@ class StudySearch(OptunaSearch):
             )
         self.study.set_user_attr(EXPERIMENT, digest)
 
+    def _restore_records(self) -> None:
+        """Records and cells of this run's trials whose files were lost or torn."""
+        self._run.mend_trials()
+        known = self._run.trials()
+        for trial in self.study.trials:
+            drawn = trial.state not in (TrialState.WAITING, TrialState.RUNNING)
+            if trial.number not in known and drawn and self._is_ours(trial):
+                self._record(trial.number, trial.params)
+        for facts in known.values():
+            self._run.add_cells(self._cells(facts["params"])[2])
+
     def _enqueue_known_points(self) -> None:
         """The trials that were recorded, the defaults, the given points, and for a grid all others."""
         search = search_of(self._experiment)
@@ -210,7 +227,7 @@ class StudySearch(OptunaSearch):
     def _is_ours(self, trial: FrozenTrial) -> bool:
         owner = trial.user_attrs.get(RUN)
         if owner is not None or self._place.is_private:
-            return owner in (None, self._place.run)
+            return self._place.is_private or owner == self._place.run
         # A writer was killed between making the trial and signing it, unless it is just about to sign.
         return trial.datetime_start is None or datetime.now() - trial.datetime_start > UNSIGNED_FOR
 

@@ -114,9 +114,15 @@ class CellTrainable(tune.Trainable):
 
     def _attempt(self, work: Callable[[], None]) -> None:
         try:
-            work()
+            self._try(work)
         except (OSError, MemoryError) as error:
             self._set_back(str(error) or type(error).__name__)
+
+    def _try(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except (OSError, MemoryError):
+            raise
         except (GemsRayError, torch.OutOfMemoryError) as error:
             self._fail(str(error))
         except Exception as error:

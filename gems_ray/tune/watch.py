@@ -91,6 +91,8 @@ class CellWatch(tune.Callback):
             self._tell(trial, RETRIED, trial.last_result, "its process was lost")
             return
         reason = f"its process was lost {lost} times in a row (out of memory? the cell's log tells how far it came)"
+        if folder.is_locked():  # believed lost, and still at it
+            return
         folder.write_result({"status": FAILED, "updates": max(0, self._updates.get(name, 0)), "reason": reason})
         self._tell(trial, FAILED, trial.last_result, reason)
 

@@ -119,6 +119,9 @@ def test_killed_driver_lost_study_and_a_copied_folder(command, search_file, tmp_
     (copy / "study.db").write_bytes((copy / "study.db").read_bytes()[:3000])  # torn
     results = sorted(copy.glob("cells/*/result.json"))
     results[0].write_text('{"status": "fini')
+    (results[1].parent / "cell.yaml").write_text("environment: diff")
+    (run / "study.json").unlink()  # and in the first one, whose study is whole, a record
+    (run / "trials" / "0000.yaml").write_text("algor")
     for folder in (run, copy):
         shown = command("status", folder)
         assert shown.returncode == 0, shown.stderr

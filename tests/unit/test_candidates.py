@@ -157,7 +157,7 @@ def test_a_trial_that_is_the_default_is_listed_once(tmp_path):
     add_trial(run, experiment, 2, {"alpha": 1.0, "tau": 0.005}, result(7.0))  # trial 1, with a default spelled out
     add_trial(run, experiment, 3, {"alpha": 4.0}, result(6.0))
     found = candidates(experiment, read_trials(run, ("return",)))
-    assert [one.label for one in found] == ["td3_bc default", "trial 1"]
+    assert [one.label for one in found] == ["td3_bc default", "trial 1", "trial 3"]  # three different settings
     assert found[0].trial.number == 0
     assert found[0].describe()["settings"] == {}
 

@@ -34,7 +34,7 @@ def run(tmp_path):
 
 def cell_state(state, updates=0, seconds=0.0, max_timesteps=1000):
     report = {"updates": float(updates), "seconds": seconds} if updates else {}
-    return CellState("cell", "diffuse_mix", "td3_bc", 0, state, max_timesteps, report)
+    return CellState("cell", state, max_timesteps, report)
 
 
 def test_states(run):
@@ -50,9 +50,6 @@ def test_states(run):
     for lock in held:
         lock.release()
     assert read_cell(first).state == "pending"
-    assert [(cell.environment, cell.algorithm, cell.seed) for cell in states] == [
-        ("diffuse_mix", "td3_bc", seed) for seed in (0, 1, 2)
-    ]
 
 
 @pytest.mark.parametrize("status", ENDED)
@@ -217,7 +214,7 @@ def test_a_damaged_result_is_set_aside(run):
     cell.mend()
     assert cell.result() is None
     assert cell.status == "unfinished"
-    assert (cell.path / "result.damaged").read_text() == '{"status": "fin'
+    assert (cell.path / "result.json.damaged").read_text() == '{"status": "fin'
     cell.write_result({"status": FINISHED})
     cell.mend()
     assert cell.status == FINISHED
@@ -277,11 +274,9 @@ def test_the_log_of_a_cell(run):
 
 def test_a_damaged_description_names_the_file(run):
     (run.cells()[1].path / "cell.yaml").write_text("seed: [0\n")
-    with pytest.raises(RunFolderError, match=r"cell\.yaml:"):
-        read_progress(run)
-    run.add_cells(check_experiment({"environment": "diffuse_mix", "training": {"max_timesteps": 1000}}).cells())
-    with pytest.raises(RunFolderError, match=r"cell\.yaml:"):
-        read_progress(run)
+    assert "cell.yaml:" in read_progress(run).cells[1].reason
+    (run.cells()[1].path / "cell.yaml").write_text("seed: 1\n")
+    assert "is missing" in read_progress(run).cells[1].reason
     experiment = check_experiment(
         {"environment": "diffuse_mix", "seed": [0, 1, 2], "training": {"max_timesteps": 1000}}
     )

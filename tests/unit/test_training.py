@@ -19,6 +19,7 @@ from gems_ray.training.cell_run import CellRun, check_world, read_checkpoint, tr
 from gems_ray.training.diagnostics import DivergenceWatch, value_bound
 from gems_ray.training.engine import missing_for_compilation
 from gems_ray.training.evaluate import Evaluator
+from gems_ray.training.offline_evaluation import hold_out
 from gems_ray.training.trainer import TrainingError, evaluation_points, resolve_device
 from tests.conftest import make_world
 
@@ -31,14 +32,15 @@ def run_cell(tmp_path, dataset, world, world_folder):
     """Opens the cell of a tiny experiment in a folder of the given name, as another process than the one before."""
     opened = {}
 
-    def open_cell(name, evaluate=True, settings=SETTINGS, **training):
+    def open_cell(name, evaluate=True, settings=SETTINGS, algorithm="td3_bc", holdout=0.0, **training):
         experiment = check_experiment(
             {
                 "environment": ["diffuse_mix"],
+                "algorithm": algorithm,
                 "settings": settings,
                 "worlds": {"diffuse_mix": str(world_folder)},
                 "training": {"max_timesteps": 120, "evaluation_interval": 60} | training,
-                "evaluation": {"validation_users": 4, "test_users": 5},
+                "evaluation": {"validation_users": 4, "test_users": 5, "holdout": holdout},
             }
         )
         run = RunFolder.create(tmp_path / name, experiment, {})
@@ -196,6 +198,21 @@ class TestContinuation:
         again = run_cell("part")
         assert again.trainer.algorithm.updates == 0
         assert rows(finish(again).folder) == rows(whole.folder)
+
+    def test_held_out_episodes_choose_nothing(self, run_cell, dataset):
+        """The best episodes are the best of those that are trained on."""
+        settings = {"bc_best": {"best_fraction": 0.3, "hidden_sizes": [8]}}
+        cell = run_cell("held", settings=settings, algorithm="bc_best", holdout=0.5)
+        rows, held_out = hold_out(dataset.terminals, 0.5)
+        chosen = set(cell.trainer.buffer.draw(4096).tolist())
+        assert chosen <= set(rows.tolist())
+        returns = dataset.rewards.reshape(12, 100).sum(axis=1)
+        trained = sorted({row // 100 for row in rows}, key=lambda episode: returns[episode])
+        assert {row // 100 for row in chosen} <= set(trained[-3:])
+        assert set(held_out.tolist()).isdisjoint(chosen)
+        result = finish(cell).folder.result()
+        assert result["offline"]["episodes"] == 6
+        assert np.isfinite(result["offline"]["fqe_value"])
 
     def test_killed_before_the_result(self, run_cell):
         """The last checkpoint is written, the test users are still at it."""
