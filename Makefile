@@ -9,7 +9,7 @@ demo: .venv/installed          ## Nine experiments at demo size, from nothing to
 test: .venv/installed-test     ## The whole test suite
 	$(BIN)/python -m pytest
 
-test-faults: .venv/installed-test  ## Runs that are killed and whose files are torn; slow
+test-faults: .venv/installed-test  ## The slow tests: runs that are killed, files that are torn, PostgreSQL
 	$(BIN)/python -m pytest -m slow tests/integration
 
 lint: .venv/installed-test     ## Style and types

@@ -25,7 +25,11 @@ def plan(
     name: Name = None,
     address: Address = None,
 ) -> None:
-    """Check an experiment file, list its cells, estimate time, memory and disk. Runs nothing."""
+    """Check an experiment file and estimate its cost.
+
+    Lists every cell, compares what it asks for with this machine or a cluster, estimates time, memory and disk. Runs
+    nothing.
+    """
     from gems_ray.experiments.spec import load_experiment
 
     print_plan(load_experiment(config), storage / (name or config.stem), address)

@@ -14,7 +14,10 @@ def resume(
     address: Address = None,
     study_storage: StudyStorage = None,
 ) -> None:
-    """Continue a grid or a search from its run folder: finished cells stay, others go on from their checkpoints."""
+    """Continue a run from its folder, whatever ended it.
+
+    Cells that have ended stay as they are, others go on from their last checkpoints.
+    """
     from gems_ray.cli.execute import execute
     from gems_ray.experiments.run_folder import EXPERIMENT, RunFolder
     from gems_ray.experiments.spec import load_experiment

@@ -26,9 +26,10 @@ def search(
     study_storage: StudyStorage = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Search for the best settings, then score the best ones on fresh seeds and test users.
+    """Search for the best settings with Optuna.
 
-    The same command continues an interrupted search.
+    The best ones and the defaults are then trained again on fresh seeds and scored by the test users. The same command
+    continues an interrupted search.
     """
     from gems_ray.cli.execute import execute
     from gems_ray.cli.plan import print_plan

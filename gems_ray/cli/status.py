@@ -10,7 +10,10 @@ def status(
     run: Annotated[Path | None, typer.Argument(help="Run folder [default: every run of --storage].")] = None,
     storage: Annotated[Path, typer.Option(help="Folder of the run folders.")] = Path("runs"),
 ) -> None:
-    """Show the state of every cell of a run, or of every run in one line each."""
+    """Show how far runs have come.
+
+    Every cell of a run, or every run of --storage in a line each. Needs no Ray, and works while a run goes on.
+    """
     from gems_ray.cli.console import console, say
     from gems_ray.cli.progress import cell_table
     from gems_ray.errors import RunFolderError

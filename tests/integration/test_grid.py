@@ -123,7 +123,7 @@ def test_every_algorithm_in_one_grid(command, experiment, tmp_path):
     assert "| diffuse_mix | bc_best | - |" in markdown, "no critic, no Q"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_interrupted_grid_saves_and_its_command_continues(command, experiment, tmp_path, undisturbed, number):
     run = tmp_path / "runs" / "cut"
     process = command("grid", experiment("long.yaml", updates=4000), "--name", "cut", start=True)
@@ -157,6 +157,7 @@ def test_killed_worker_is_retried_from_its_checkpoint(command, experiment, tmp_p
     assert_same_results(run, undisturbed)
 
 
+@pytest.mark.slow  # test_search.py kills a driver and copies the folder too
 def test_killed_driver_and_a_copied_folder_continue(command, experiment, tmp_path, undisturbed):
     run = tmp_path / "runs" / "dead"
     process = command("grid", experiment("long.yaml", updates=4000), "--name", "dead", start=True)

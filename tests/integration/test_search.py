@@ -134,6 +134,7 @@ def test_killed_driver_lost_study_and_a_copied_folder(command, search_file, tmp_
         pd.testing.assert_frame_equal(table.drop(columns="cells"), expected.drop(columns="cells"))
 
 
+@pytest.mark.slow
 def test_several_seeds_objectives_algorithms_and_early_stopping(command, search_file, tmp_path):
     several = search_file(
         "several.yaml",
@@ -217,6 +218,7 @@ def postgresql(tmp_path_factory):
         subprocess.run([binaries / "pg_ctl", "-D", data, "-m", "immediate", "stop"], **options)
 
 
+@pytest.mark.slow
 def test_two_writers_on_postgresql(command, search_file, tmp_path, postgresql):
     search = {"trials": 6, "sampler": "random", "space": SPACE, "confirm": {"candidates": 0}}
     search_file("shared.yaml", search)
@@ -239,6 +241,7 @@ def test_two_writers_on_postgresql(command, search_file, tmp_path, postgresql):
     assert "--study-storage with the password" in refused.stderr
 
 
+@pytest.mark.slow
 def test_dashboard_of_optuna_opens_the_study(command, search_file, tmp_path):
     search = {"trials": 2, "space": SPACE, "confirm": {"candidates": 0}}
     assert command("search", search_file("shown.yaml", search)).returncode == 0
@@ -282,6 +285,7 @@ def test_reading_needs_no_ray(search_file, tmp_path, request, arguments):
     assert done.stdout
 
 
+@pytest.mark.slow
 def test_logs_follow_a_cell_to_its_end(command, search_file, tmp_path):
     training = {"max_timesteps": 600, "evaluation_interval": 100}
     search = {"trials": 1, "space": SPACE, "confirm": {"candidates": 0}}
