@@ -11,7 +11,7 @@ from rich.table import Table
 from gems_ray import metrics
 from gems_ray.cli.console import console, say
 from gems_ray.experiments.cell_folder import ENDED
-from gems_ray.experiments.progress import CellProgress, CellState, RunState, read_cell, read_progress
+from gems_ray.experiments.progress import CellProgress, CellState, RunState, describe_seconds, read_cell, read_progress
 from gems_ray.experiments.run_folder import RunFolder
 
 SHOWN_ENDED = 12  # cells that have ended, in the live table
@@ -60,7 +60,9 @@ class RunProgress:
     def _left(self) -> str:
         state = RunState(list(self._cells.values()), True, self._planned)
         ended = sum(cell.state in ENDED for cell in state.cells)
-        return f"  [{ended}/{max(self._planned, len(state.cells))}]"
+        seconds = state.remaining_seconds()
+        left = f", about {describe_seconds(seconds)} left" if seconds else ""
+        return f"  [{ended}/{max(self._planned, len(state.cells))}{left}]"
 
     def _minutes(self) -> float:
         return (time.monotonic() - self._start) / 60

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from gems_ray import metrics
+from gems_ray.environment_report import environment_report
 from gems_ray.errors import DeviceError, RunFolderError, WorldError
 from gems_ray.experiments.cell_folder import DIVERGED, FINISHED, CellFolder
 from gems_ray.experiments.run_folder import RunFolder
@@ -82,6 +85,14 @@ def test_evaluation_points():
     assert evaluation_points(3000, 1000) == [0, 50, 100, 250, 500, 1000, 2000, 3000]
     assert evaluation_points(1_000_000, 5000)[-2:] == [995_000, 1_000_000]
     assert evaluation_points(7, 3) == [0, 3, 6, 7]
+
+
+def test_environment_report_names_versions_commit_and_hardware():
+    report = json.loads(json.dumps(environment_report()))
+    assert report["torch"].startswith("2.")
+    assert report["memory_gb"] > 0.5
+    if (Path(__file__).parents[2] / ".git").exists():
+        assert re.fullmatch(r"[0-9a-f]{40}\+?", report["commit"])
 
 
 def test_value_bound_by_hand():
