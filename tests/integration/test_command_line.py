@@ -2,12 +2,15 @@
 
 import json
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from gems_ray.cli.main import main
 from tests.conftest import make_world
 
 
@@ -82,10 +85,33 @@ BAD_INPUT = [
 ]
 
 
+@pytest.fixture
+def in_process(tmp_path, monkeypatch, capsys):
+    """Runs the command line here: forty processes that import torch would take two minutes."""
+
+    def run(*arguments):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["run_tune.py", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        shown = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, ended.value.code, shown.out, shown.err)
+
+    return run
+
+
+def test_a_real_process_says_the_same(command):
+    done = command("grid", "none.yaml")
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "error: none.yaml: no such file. Check the path; examples are in tune_configs/."
+    ]
+
+
 @pytest.mark.parametrize(("arguments", "message"), BAD_INPUT, ids=lambda value: str(value)[:60])
-def test_bad_input_is_one_clear_line(command, files, tmp_path, arguments, message):
+def test_bad_input_is_one_clear_line(in_process, files, tmp_path, arguments, message):
     before = sorted(tmp_path.rglob("*"))
-    done = command(*arguments)
+    done = in_process(*arguments)
     assert done.returncode == 2, done.stdout + done.stderr
     assert message in done.stderr.replace("\n", " ")
     assert "Traceback" not in done.stdout + done.stderr
@@ -176,6 +202,7 @@ def test_help_says_which_way_alpha_points(command):
     assert "larger is more RL, 0 is pure cloning" in text
 
 
+@pytest.mark.slow
 def test_world_training_continues_where_it_was_cut_off(command, tmp_path):
     flags = ["world", "train", "--environment", "diffuse_topdown", "--output", "made", "--sessions", 40]
     flags += ["--epochs", 1, "--episodes", 2000]
