@@ -1,6 +1,7 @@
 """Where the Optuna study of a search is kept: SQLite in the run folder, or a database that many can write to."""
 
 import sqlite3
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -20,6 +21,7 @@ from gems_ray.experiments.run_folder import STUDY, RunFolder
 
 SQLITE_FILE = "study.db"
 PASSWORD = "***"
+OPENINGS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +120,14 @@ def _open(url: str) -> RDBStorage:
     parsed = _parse(url)
     sqlite = parsed.get_backend_name() == "sqlite"
     options: dict[str, Any] = {"connect_args": {"timeout": 60}} if sqlite else {"pool_pre_ping": True}
+    address = _with_driver(parsed).render_as_string(hide_password=False)
     with _explained(parsed):
-        return RDBStorage(_with_driver(parsed).render_as_string(hide_password=False), engine_kwargs=options)
+        for _ in range(OPENINGS):
+            try:
+                return RDBStorage(address, engine_kwargs=options)
+            except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError):
+                time.sleep(1)  # another run makes the tables of a new database at the same moment
+        return RDBStorage(address, engine_kwargs=options)
 
 
 def _shown(url: sqlalchemy.URL) -> str:

@@ -41,7 +41,7 @@ class CellTrainable(tune.Trainable):
         self._open()
 
     def step(self) -> dict[str, Any]:
-        """Trains for about two seconds, or up to the next evaluation; repeats the last report in between."""
+        """Trains for two seconds, or up to the next evaluation; repeats the last report in between."""
         if self._cell is None:
             self._attempt(self._load)
         if self._cell is not None:
@@ -107,9 +107,9 @@ class CellTrainable(tune.Trainable):
         cell = self._cell
         assert cell is not None
         deadline = time.monotonic() + SLICE_SECONDS
-        while not cell.finished and time.monotonic() < deadline:
+        if not cell.finished:  # one evaluation at most, so that a scheduler sees each of them
             cell.advance(stop=lambda: time.monotonic() > deadline)
-            self._setbacks = 0
+        self._setbacks = 0
         self._report = self._describe(cell)
 
     def _attempt(self, work: Callable[[], None]) -> None:
