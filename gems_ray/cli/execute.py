@@ -1,5 +1,6 @@
 """Runs an experiment in its run folder, from wherever it stands, and prints what came of it."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -134,7 +135,10 @@ def execute(experiment: Experiment, folder: Path, address: str | None, study_sto
                     interrupted = execution.grid(experiment.cells())
             except KeyboardInterrupt:
                 interrupted = True
-        _conclude(run, interrupted)
+        again = ["python", "run_tune.py", "resume", str(run.path)]
+        again += ["--address", address] if address else []
+        again += ["--study-storage", "URL"] if study_storage else []  # not repeated: it may hold a password
+        _conclude(run, interrupted, shlex.join(again))
 
 
 def resolve_search(experiment: Experiment, has_world: Mapping[str, bool]) -> Experiment:
@@ -159,7 +163,7 @@ def resolve_search(experiment: Experiment, has_world: Mapping[str, bool]) -> Exp
     return resolved
 
 
-def _conclude(run: RunFolder, interrupted: bool) -> None:
+def _conclude(run: RunFolder, interrupted: bool, again: str) -> None:
     """Prints the result and how to go on; sets the exit code."""
     print_tables(run)
     write_tables(run, run.path)
@@ -171,7 +175,7 @@ def _conclude(run: RunFolder, interrupted: bool) -> None:
     unfinished = sum(folder.status not in ENDED for folder in folders)
     if unfinished or interrupted:
         say(f"{unfinished} of {len(folders)} cells are not finished; all are saved. Continue with:")
-        say(f"  python run_tune.py resume {run.path}")
+        say(f"  {again}")
     if interrupted:
         raise typer.Exit(130)
     if unfinished or any(folder.status == FAILED for folder in folders):

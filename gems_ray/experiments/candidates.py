@@ -130,7 +130,6 @@ def best_first(trials: Sequence[Trial]) -> list[Trial]:
 
 def pareto_front(trials: Sequence[Trial]) -> set[int]:
     """Numbers of the complete trials that no other one beats in every objective."""
-
     complete = [trial for trial in trials if trial.state == COMPLETE]
 
     def beats(one: Trial, other: Trial) -> bool:
