@@ -1,42 +1,42 @@
 """Speed of the updates of every algorithm: `python benchmarks/algorithms.py`.
 
 Interleaved on one thread: the yardstick (`plain.py`), our updates one by one, our updates compiled; sampling included.
-The floor is the time of an update's matrix products at the speed of the machine's own 256 x 256 x 256 product. Rounds
-are short and the best of each counts, because the machine may be shared. `--device cuda` measures single updates and
-captured graphs on a GPU, and `--trials 4` what each of four processes reaches that share it.
+The data are 1,000 expert episodes of a shipped world. Every algorithm is measured at its start and after some hundred
+updates, because the cost of CQL's depends on how sharp its policy has become. The floor is the time of an update's
+matrix products at the speed of the machine's own 256 x 256 x 256 product; what CQL leaves out is counted in it all the
+same. Rounds are short and the best of each counts, because the machine may be shared. `--device cuda` measures single
+updates and captured graphs on a GPU, and `--trials 4` what each of four processes reaches that share it.
 """
 
 import argparse
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import numpy as np
 import torch
 from plain import PLAIN, sample
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 from gems_ray.algorithms import make_algorithm
+from gems_ray.collect.collect import collect_dataset
 from gems_ray.data.replay import ReplayBuffer
+from gems_ray.data.schema import ACTION_DIM, STATE_DIM, Dataset
 from gems_ray.training.engine import CompiledEngine, Engine
+from gems_ray.world.bundle import find_world
 
-TRANSITIONS, STATE_DIM, ACTION_DIM, BATCH = 100_000, 20, 32, 256
+EPISODES, BATCH = 1000, 256
 Timed = dict[str, tuple[Callable[[], None], int]]  # by name, what is timed, and how many updates one call makes
 
 
 @register_flop_formula(torch.ops.gems_ray.conservative_gradients)
-def conservative_flops(
-    parameters: Sequence[tuple[int, ...]], states: tuple[int, ...], actions: tuple[int, ...], *_, **__
-):
+def conservative_flops(parameters: Sequence[tuple[int, ...]], pairs: tuple[int, ...], *_, **__):
     """Matrix products of the written-out gradient: forward, weights, and activations of all layers but the first."""
-    matrices = [shape for shape in parameters if len(shape) == 2]
-    (width, _), later = matrices[0], sum(rows * columns for rows, columns in matrices[1:])
-    pairs, action_dim = actions[0] * actions[1], actions[2]
-    first = pairs * width * action_dim + states[0] * width * states[1]
-    return 2 * (2 * first + 3 * pairs * later)
+    first, *later = (math.prod(shape) for shape in parameters if len(shape) == 2)
+    return 2 * pairs[0] * pairs[1] * (2 * first + 3 * sum(later))
 
 
 class FlopCount(TorchDispatchMode):
@@ -52,26 +52,26 @@ class FlopCount(TorchDispatchMode):
         return result
 
 
-def transitions() -> dict[str, np.ndarray]:
-    """Random transitions; what they hold does not change the speed."""
-    rng = np.random.default_rng(0)
-    return {
-        "observations": rng.normal(size=(TRANSITIONS, STATE_DIM)).astype(np.float32),
-        "actions": rng.uniform(-1, 1, size=(TRANSITIONS, ACTION_DIM)).astype(np.float32),
-        "rewards": rng.integers(0, 5, size=TRANSITIONS).astype(np.float32),
-        "next_observations": rng.normal(size=(TRANSITIONS, STATE_DIM)).astype(np.float32),
-        "terminals": np.arange(TRANSITIONS) % 100 == 99,
-    }
-
-
-def make_engines(name: str, arrays: dict[str, np.ndarray], device: str) -> tuple[Engine, CompiledEngine]:
-    """The same algorithm twice."""
+def make_engines(name: str, dataset: Dataset, device: str, trained: int) -> tuple[Engine, CompiledEngine]:
+    """The same algorithm twice, after some updates on the dataset as trials see it."""
+    center, scale = dataset.action_bounds()
     engines = []
     for kind in (Engine, CompiledEngine):
-        buffer = ReplayBuffer(STATE_DIM, ACTION_DIM, TRANSITIONS, device, normalize_states=True)
-        buffer.load_d4rl_dataset(arrays)
+        buffer = ReplayBuffer(
+            STATE_DIM,
+            ACTION_DIM,
+            len(dataset),
+            device,
+            normalize_states=True,
+            action_center=center,
+            action_scale=scale,
+        )
+        buffer.load_d4rl_dataset(vars(dataset))
         engines.append(kind(make_algorithm(name, STATE_DIM, ACTION_DIM, device=device), buffer))
-    return engines[0], engines[1]
+    single, compiled = engines
+    single.run(trained, lambda: False)
+    compiled.algorithm.load_state_dict(single.algorithm.state_dict())
+    return single, compiled
 
 
 def best_seconds(timed: Timed, rounds: int, seconds: float, wait: Callable[[], None]) -> dict[str, float]:
@@ -85,7 +85,7 @@ def best_seconds(timed: Timed, rounds: int, seconds: float, wait: Callable[[], N
         function()
         wait()
         calls[name] = max(1, int(seconds / (time.perf_counter() - start)))
-        best[name] = np.inf
+        best[name] = math.inf
     for _ in range(rounds):
         for name, (function, updates) in timed.items():
             start = time.perf_counter()
@@ -102,45 +102,40 @@ def product() -> Callable[[], None]:
     return lambda: torch.mm(left, right.T, out=out)
 
 
-def on_cpu(names: list[str], rounds: int) -> None:
+def on_cpu(names: list[str], dataset: Dataset, trained: int, rounds: int) -> None:
     """Prints the table of the CPU."""
     torch.set_num_threads(1)
-    arrays = transitions()
-    columns = tuple(
-        torch.from_numpy(array if array.ndim == 2 else array.astype(np.float32)[:, None]) for array in arrays.values()
-    )
-    print(
-        f"{'algorithm':9} {'yardstick/s':>11} {'single/s':>9} {'ratio':>6} {'compiled/s':>10} {'ratio':>6} {'floor':>6}"
-    )
-    for name in names:
-        single, compiled = make_engines(name, arrays, "cpu")
+    print("algorithm  updates  yardstick/s  single/s  ratio  compiled/s  ratio  floor", flush=True)
+    for name, updates in ((name, updates) for name in names for updates in (0, trained)):
+        single, compiled = make_engines(name, dataset, "cpu", updates)
+        columns = single.buffer.rows(torch.arange(len(dataset)))
         yardstick = PLAIN[name](single.algorithm)
         with FlopCount() as counter:
             for _ in range(single.algorithm.period):
                 single.update()
         flops = counter.total / single.algorithm.period
         timed: Timed = {
-            "yardstick": (lambda plain=yardstick: plain.update(sample(columns, BATCH)), 1),
+            "yardstick": (lambda plain=yardstick, columns=columns: plain.update(sample(columns, BATCH)), 1),
             "single": (single.update, 1),
             "compiled": (compiled.block, compiled.length),
             "product": (product(), 1),
         }
         best = best_seconds(timed, rounds, 0.5, lambda: None)
-        speed = {key: 1 / value for key, value in best.items()}
         floor = flops / (2 * 256**3 / best["product"])
         print(
-            f"{name:9} {speed['yardstick']:11.1f} {speed['single']:9.1f} {best['yardstick'] / best['single']:6.2f} "
-            f"{speed['compiled']:10.1f} {best['yardstick'] / best['compiled']:6.2f} {floor / best['compiled']:6.0%}"
-            f"   {flops / 1e6:,.0f} MFLOP, floor {1e3 * floor:.2f} ms, {2 * 256**3 / best['product'] / 1e9:.0f} GFLOP/s"
+            f"{name:9} {updates:8,} {1 / best['yardstick']:12.1f} {1 / best['single']:9.1f} "
+            f"{best['yardstick'] / best['single']:6.2f} {1 / best['compiled']:11.1f} "
+            f"{best['yardstick'] / best['compiled']:6.2f} {floor / best['compiled']:6.0%}   {flops / 1e6:,.0f} MFLOP, "
+            f"floor {1e3 * floor:.2f} ms, {2 * 256**3 / best['product'] / 1e9:.0f} GFLOP/s",
+            flush=True,
         )
 
 
-def on_gpu(names: list[str], rounds: int) -> None:
+def on_gpu(names: list[str], dataset: Dataset, rounds: int) -> None:
     """Prints the table of a GPU."""
-    arrays = transitions()
     print(f"{torch.cuda.get_device_name()}\n{'algorithm':9} {'single/s':>9} {'graph/s':>9}")
     for name in names:
-        single, captured = make_engines(name, arrays, "cuda")
+        single, captured = make_engines(name, dataset, "cuda", trained=0)
         timed: Timed = {"single": (single.update, 1), "graph": (captured.block, captured.length)}
         best = best_seconds(timed, rounds, 1.0, torch.cuda.synchronize)
         print(f"{name:9} {1 / best['single']:9.1f} {1 / best['graph']:9.1f}", flush=True)
@@ -152,21 +147,23 @@ def main() -> None:
     parser.add_argument("algorithms", nargs="*", default=sorted(PLAIN), help="names [default: all]")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--trained", type=int, default=300, help="updates before the second measurement on a CPU")
     parser.add_argument("--trials", type=int, default=1, help="processes at once on the GPU")
     arguments = parser.parse_args()
+    dataset = collect_dataset(find_world("diffuse_mix"), "expert", EPISODES, seed=0)
     if arguments.device == "cpu":
-        on_cpu(arguments.algorithms, arguments.rounds)
+        on_cpu(arguments.algorithms, dataset, arguments.trained, arguments.rounds)
     elif arguments.trials == 1:
-        on_gpu(arguments.algorithms, arguments.rounds)
+        on_gpu(arguments.algorithms, dataset, arguments.rounds)
     else:
         torch.multiprocessing.spawn(
-            shared_gpu, (arguments.algorithms, arguments.rounds), nprocs=arguments.trials, join=True
+            shared_gpu, (arguments.algorithms, dataset, arguments.rounds), nprocs=arguments.trials, join=True
         )
 
 
-def shared_gpu(index: int, names: list[str], rounds: int) -> None:
+def shared_gpu(index: int, names: list[str], dataset: Dataset, rounds: int) -> None:
     """One of several processes that share a GPU."""
-    on_gpu(names, rounds)
+    on_gpu(names, dataset, rounds)
 
 
 if __name__ == "__main__":

@@ -102,6 +102,8 @@ class CQL(Algorithm):
             next_value = self._next_value(next_states, next_mean, next_log_std, alpha, noise["next_eps"])
             target = rewards.flatten() + config.discount * (1 - dones.flatten()) * next_value
             sampled, log_density = self._sample(mean, log_std, next_mean, next_log_std, noise)
+            candidates = torch.cat([sampled, actions[:, None]], dim=1)
+            pairs = torch.cat([states[:, None].expand(-1, candidates.shape[1], -1), candidates], dim=2)
 
         self.optimizers["alpha"].minimize(alpha_loss)
         self.optimizers["actor"].minimize(actor_loss)
@@ -113,8 +115,7 @@ class CQL(Algorithm):
             with torch.no_grad():
                 loss, gap_of_critic, *gradients = conservative_gradients(
                     optimizer.parameters,
-                    states,
-                    torch.cat([sampled, actions[:, None]], dim=1),
+                    pairs,
                     log_density if config.importance_sampling else None,
                     target,
                     alpha_prime * config.alpha,

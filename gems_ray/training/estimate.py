@@ -9,6 +9,7 @@ import numpy as np
 
 from gems_ray.algorithms import make_algorithm
 from gems_ray.data.replay import ReplayBuffer
+from gems_ray.data.schema import ACTION_DIM, STATE_DIM
 from gems_ray.experiments.spec import EvaluationSpec, TrainingSpec
 from gems_ray.flat_state import flatten_modules
 from gems_ray.training.evaluate import Evaluator
@@ -17,7 +18,6 @@ from gems_ray.world.bundle import World
 
 MEASURED_SECONDS = 1.5
 PROBE_ROWS = 4_096
-STATE_DIM, ACTION_DIM = 20, 32  # H, Z
 START_SECONDS = 5.0  # of a worker process: Python, torch, the dataset
 
 

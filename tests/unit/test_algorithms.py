@@ -286,16 +286,20 @@ class TestBestBC:
 class TestCQL:
     @pytest.mark.parametrize("importance", [True, False])
     @pytest.mark.parametrize(("low", "high"), [(None, None), (-0.3, 0.2), (0.0, None)])
-    @pytest.mark.parametrize("rows", [1, 70])
-    def test_written_out_gradient_is_that_of_the_loss(self, importance, low, high, rows):
-        """The loss of the docstring through autograd; 70 states of 31 actions are several parts."""
+    @pytest.mark.parametrize(("rows", "sharpness"), [(1, 1.0), (70, 1.0), (70, 100.0)])
+    def test_written_out_gradient_is_that_of_the_loss(self, importance, low, high, rows, sharpness):
+        """The loss of the docstring through autograd; 70 states of 31 actions are several parts.
+
+        Where densities differ by orders of magnitude, most of the actions are left out of the backward pass.
+        """
         generator = torch.Generator().manual_seed(0)
         critic = CQLCritic(20, 32, (16, 16, 16)).double()
         for parameter in critic.parameters():
             parameter.data.normal_(std=0.3, generator=generator)
         states = torch.randn((rows, 20), generator=generator, dtype=torch.float64)
         actions = torch.randn((rows, 31, 32), generator=generator, dtype=torch.float64)
-        density = torch.randn((rows, 30), generator=generator, dtype=torch.float64) if importance else None
+        density = sharpness * torch.randn((rows, 30), generator=generator, dtype=torch.float64)
+        density = density if importance else None
         target = torch.randn(rows, generator=generator, dtype=torch.float64)
         weight, temperature = torch.tensor(3.0, dtype=torch.float64), 1.7
 
@@ -308,9 +312,8 @@ class TestCQL:
         expected = [loss.detach(), gap.mean().detach(), *torch.autograd.grad(loss, list(critic.parameters()))]
 
         parameters = [parameter.detach() for parameter in critic.parameters()]
-        found = conservative_gradients(
-            parameters, states, actions, density, target, weight, temperature, low, high, 0.5
-        )
+        pairs = torch.cat([states[:, None].expand(-1, 31, -1), actions], dim=2)
+        found = conservative_gradients(parameters, pairs, density, target, weight, temperature, low, high, 0.5)
         for ours, theirs in zip(found, expected, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
 
@@ -323,6 +326,6 @@ class TestCQL:
                 algorithm.update(random_batch(seed=seed)._replace(actions=torch.full((64, 32), 0.5)))
             batch = random_batch(seed=99)
             logged = algorithm.q_values(batch.states, torch.full((64, 32), 0.5))
-            gaps.append(float((logged - algorithm.q_values(batch.states, batch.actions)).mean()))
+            gaps.append((logged - algorithm.q_values(batch.states, batch.actions)).mean().item())
         assert gaps == sorted(gaps)
         assert gaps[2] > gaps[0] + 1
