@@ -55,8 +55,8 @@ class Adam:
                 self._state["exp_avg_sq"],
                 [],
                 self._state["step"],
-                foreach=False,
-                fused=not tracing,  # the fused kernel cannot be traced; a compiler makes its own
+                foreach=tracing,
+                fused=not tracing,  # the fused kernel cannot be traced; a compiler makes its own of all parameters
                 capturable=tracing,
                 amsgrad=False,
                 beta1=BETAS[0],
@@ -72,7 +72,8 @@ class Adam:
         if self._cosine_steps is None:
             return self._learning_rate
         progress = (self._state["step"][0].double() / self._cosine_steps).clamp(max=1.0)
-        return self._learning_rate * (1 + torch.cos(math.pi * progress)) / 2
+        rate = self._learning_rate * (1 + torch.cos(math.pi * progress)) / 2
+        return rate if rate.device.type == "cpu" else rate.float()  # the fused kernel of CUDA takes no other type
 
     def gradient_norm(self) -> Tensor | None:
         """Euclidean norm of the gradients of the last eager step; None before it."""

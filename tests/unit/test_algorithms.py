@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from gems_ray.algorithms import ALGORITHMS, make_algorithm
+from gems_ray.algorithms.adam import Adam
 from gems_ray.algorithms.conservative import conservative_gradients
 from gems_ray.algorithms.cql import CQLCritic
 from gems_ray.data.replay import Batch, ReplayBuffer
@@ -149,6 +150,18 @@ class TestContract:
         states = [{k: v for k, v in a.state_dict().items() if k != "noise_generator"} for a in (first, second)]
         assert_same(*states)
 
+    def test_everything_lies_on_the_algorithms_device(self, name, monkeypatch):
+        """Stands in for a GPU: operations on tensors of two devices fail on the meta device as they do there."""
+        batch, noise = ([value.to("meta") for value in random_batch()], make(name).draw_noise(64))
+        cpu_generator = torch.Generator()  # there is none for meta
+        monkeypatch.setattr(torch, "Generator", lambda device: cpu_generator)
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)  # the fused Adam knows no meta tensors
+        algorithm = make_algorithm(name, 20, 32, SMALL, device="meta")
+        for phase in range(algorithm.period):
+            losses = algorithm.learn(Batch(*batch), {key: value.to("meta") for key, value in noise.items()}, phase)
+        found = [*losses.values(), algorithm.act(batch[0]), *algorithm.diagnose(Batch(*batch)).values()]
+        assert {tensor.device.type for tensor in found + tensors(algorithm)} == {"meta"}
+
     def test_toy_problem_with_a_known_answer(self, name):
         """One step, logged around the best action: cloning and reinforcement learning agree on the answer."""
         rates = [field for field in ALGORITHMS[name].Config.model_fields if field.endswith("learning_rate")]
@@ -260,6 +273,10 @@ class TestIQL:
         assert moved[0] == pytest.approx(3e-4, rel=0.01)
         assert moved[0] > moved[2] > moved[3] > 0
         assert moved[4] == moved[5] == 0
+
+    def test_rate_on_a_gpu_is_of_the_type_that_its_fused_kernel_reads(self):
+        parameter = torch.nn.Parameter(torch.zeros(1, device="meta"))
+        assert Adam([parameter], 1e-3, cosine_steps=10)._rate().dtype == torch.float32
 
     def test_advantage_statistics_by_hand(self):
         algorithm = make("iql", beta=1.0, largest_weight=100.0)
