@@ -57,7 +57,7 @@ class CellRun:
                 rows, held_out = hold_out(data.arrays["terminals"], evaluation.holdout)
             validation = Evaluator(world, "validation", evaluation.validation_users) if world else None
             name, settings, seed = (description[key] for key in ("algorithm", "settings", "seed"))
-            self.trainer = Trainer(data, name, settings, seed, training, validation, rows)
+            self.trainer = Trainer(data, name, settings, seed, training, validation, rows, self.log.warning)
             if evaluation.holdout:
                 device = self.trainer.algorithm.device
                 self._offline = OfflineEvaluator(data.arrays, held_out, discount=DISCOUNT, device=device)

@@ -97,10 +97,19 @@ class CompiledEngine(Engine):
     A block starts at a multiple of its length. What is left before a report, at least one block, runs uncompiled, so
     that the gradients of the last step can be read then. Which updates are compiled depends on the points of the
     reports alone: an interrupted run continues with the same arithmetic.
+
+    Args:
+        algorithm: what learns.
+        buffer: what it learns from.
+        on_failure: what becomes of an error of the compiler, None to raise it; where it returns, blocks run as they
+            stand.
     """
 
-    def __init__(self, algorithm: Algorithm, buffer: ReplayBuffer) -> None:
+    def __init__(
+        self, algorithm: Algorithm, buffer: ReplayBuffer, on_failure: Callable[[Exception], None] | None = None
+    ) -> None:
         super().__init__(algorithm, buffer)
+        self._on_failure = on_failure
         short_updates = BLOCK_UPDATES // (algorithm.period * algorithm.pairs_per_transition)
         self.length = algorithm.period * max(1, short_updates)
         size = self._batch_size
@@ -145,15 +154,34 @@ class CompiledEngine(Engine):
                 noise[name].copy_(value)
 
     def _prepare(self) -> Callable[[], list[dict[str, Tensor]]]:
-        compiled = compile_function(self._learn, self.algorithm.device.type == "cuda")
+        """What runs a filled block: compiled, on CUDA captured, or as it stands where the compiler fails."""
+        cuda = self.algorithm.device.type == "cuda"
+        launch = self._launcher(compile_function(self._learn, cuda))
+        before = self.algorithm.state_dict(), self.losses.state_dict()
+        try:
+            if cuda:
+                return _capture(launch, self.algorithm.device)
+            launch()  # compiles
+            return launch
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever a part of the compiler raises
+            if self._on_failure is None:
+                raise
+            self._on_failure(error)
+            return self._launcher(self._learn)
+        finally:
+            self.algorithm.load_state_dict(before[0])  # the trial has trained
+            self.losses.load_state_dict(before[1])
 
+    def _launcher(self, learn: Callable[..., list[dict[str, Tensor]]]) -> Callable[[], list[dict[str, Tensor]]]:
         def launch() -> list[dict[str, Tensor]]:
-            losses = compiled(self._rows, self._batches, self._noise)
+            losses = learn(self._rows, self._batches, self._noise)
             for of_update in losses:
                 self.losses.add(of_update)
             return losses
 
-        return self._capture(launch) if self.algorithm.device.type == "cuda" else launch
+        return launch
 
     def _learn(self, rows: Tensor, batches: list[Batch], noise: list[Noise]) -> list[dict[str, Tensor]]:
         """The arithmetic of a block."""
@@ -166,30 +194,29 @@ class CompiledEngine(Engine):
             for phase in range(self.length)
         ]
 
-    def _capture(self, launch: Callable[[], list[dict[str, Tensor]]]) -> Callable[[], list[dict[str, Tensor]]]:
-        """Records the kernels of `launch` once; what is returned plays them again with one call."""
-        algorithm = self.algorithm
-        before = algorithm.state_dict(), self.losses.state_dict()
-        stream = torch.cuda.Stream(algorithm.device)
-        stream.wait_stream(torch.cuda.current_stream(algorithm.device))
-        with torch.cuda.stream(stream):
-            for _ in range(WARM_UP_RUNS):
-                launch()
-        torch.cuda.current_stream(algorithm.device).wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            losses = launch()
-        algorithm.load_state_dict(before[0])  # the warm-up has trained
-        self.losses.load_state_dict(before[1])
 
-        def replay() -> list[dict[str, Tensor]]:
-            graph.replay()
-            return losses
+def _capture(launch: Callable[[], Any], device: torch.device) -> Callable[[], Any]:
+    """Records the kernels of `launch` once; what is returned plays them again with one call."""
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        for _ in range(WARM_UP_RUNS):
+            launch()
+    torch.cuda.current_stream(device).wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = launch()
 
-        return replay
+    def replay() -> Any:
+        graph.replay()
+        return results
+
+    return replay
 
 
-def make_engine(algorithm: Algorithm, buffer: ReplayBuffer, mode: str, updates: int) -> Engine:
+def make_engine(
+    algorithm: Algorithm, buffer: ReplayBuffer, mode: str, updates: int, warn: Callable[[str], None] = lambda line: None
+) -> Engine:
     """The engine of a run.
 
     Args:
@@ -197,9 +224,19 @@ def make_engine(algorithm: Algorithm, buffer: ReplayBuffer, mode: str, updates: 
         buffer: what it learns from.
         mode: `on`, `off`, or `auto`: on CUDA, and on a CPU for runs of 100,000 updates and more, where a compiler is.
         updates: length of the run.
+        warn: told when `auto` goes on without the compiler because it fails.
     Raises:
         DeviceError: `on` was asked for and there is no compiler.
     """
+
+    def on_failure(error: Exception) -> None:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        if mode == "on":
+            raise DeviceError(
+                f"training.compile on: torch's compiler fails here ({reason}). Set training.compile to off."
+            ) from None
+        warn(f"training.compile auto: torch's compiler fails here, so updates run uncompiled ({reason})")
+
     if mode == "off":
         return Engine(algorithm, buffer)
     cuda = algorithm.device.type == "cuda"
@@ -207,7 +244,7 @@ def make_engine(algorithm: Algorithm, buffer: ReplayBuffer, mode: str, updates: 
     if mode == "on" and missing:
         raise DeviceError(f"training.compile on: {missing} is not here. Install it, or set training.compile to off.")
     if mode == "on" or (not missing and (cuda or updates >= UPDATES_WORTH_COMPILING)):
-        return CompiledEngine(algorithm, buffer)
+        return CompiledEngine(algorithm, buffer, on_failure)
     return Engine(algorithm, buffer)
 
 

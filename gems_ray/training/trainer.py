@@ -61,6 +61,7 @@ class Trainer:
         training: length, evaluations, device and more.
         evaluator: validation users; None where the dataset has no world.
         rows: (n,) int64, ascending, the only transitions that are trained on; None for all.
+        warn: told what does not stop the training, yet should be known.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Trainer:
         training: TrainingSpec,
         evaluator: Evaluator | None,
         rows: np.ndarray | None = None,
+        warn: Callable[[str], None] = lambda line: None,
     ) -> None:
         device, max_timesteps = resolve_device(training.device), training.max_timesteps
         state_dim, action_dim = data.arrays["observations"].shape[1], data.arrays["actions"].shape[1]
@@ -102,7 +104,7 @@ class Trainer:
         )
         self._diagnostics = Diagnostics(self.buffer, bound, action_dim)
         self._watch = DivergenceWatch(training.divergence)
-        self._engine = make_engine(self.algorithm, self.buffer, training.compile, max_timesteps)
+        self._engine = make_engine(self.algorithm, self.buffer, training.compile, max_timesteps, warn)
         self._evaluator = evaluator
         self._points = evaluation_points(max_timesteps, training.evaluation_interval)
         self._max_timesteps = max_timesteps

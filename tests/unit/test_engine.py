@@ -90,6 +90,24 @@ def test_gradients_can_be_read_at_a_report():
     assert norm == pytest.approx(squares**0.5, rel=1e-5)
 
 
+@NEEDS_COMPILER
+def test_compiler_that_fails(monkeypatch, tmp_path):
+    """A C++ compiler that is there and does not work: `auto` learns the same without it, `on` says so in one line."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # else a compiled block of an earlier run is found
+    monkeypatch.setattr(engines, "UPDATES_WORTH_COMPILING", 40)
+    warnings = []
+    expected = state(run(Engine(*parts("td3_bc")), 40))
+    with torch._inductor.config.patch({"cpp.cxx": ("false",)}):
+        engine = make_engine(*parts("td3_bc"), "auto", 40, warnings.append)
+        assert isinstance(engine, CompiledEngine)
+        for key, value in state(run(engine, 40)).items():
+            torch.testing.assert_close(value, expected[key], msg=key)
+        with pytest.raises(DeviceError, match=r"compile on: .* Set training\.compile to off\.$"):
+            run(make_engine(*parts("td3_bc"), "on", 40), 40)
+    (warning,) = warnings
+    assert warning.startswith("training.compile auto: torch's compiler fails here, so updates run uncompiled (")
+
+
 def test_losses_are_means_over_the_updates_that_had_them():
     engine = Engine(*parts("td3_bc"))
     seen = []
