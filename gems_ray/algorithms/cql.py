@@ -215,7 +215,7 @@ class TanhGaussianActor(nn.Module):
         super().__init__()
         self.base_network = mlp([state_dim, *hidden_sizes, 2 * action_dim])
         self.log_std_multiplier, self.log_std_offset = Scalar(1.0), Scalar(-1.0)
-        orthogonal(self.base_network)
+        initialise(self.base_network, orthogonal=False)
 
     def gaussian(self, states: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-deviation of every state."""
@@ -229,7 +229,7 @@ class CQLCritic(nn.Module):
     def __init__(self, state_dim: int, action_dim: int, hidden_sizes: tuple[int, ...]) -> None:
         super().__init__()
         self.network = mlp([state_dim + action_dim, *hidden_sizes, 1])
-        orthogonal(self.network)
+        initialise(self.network, orthogonal=True)
 
     def forward(self, states: Tensor, actions: Tensor) -> Tensor:
         """The value (B,) of actions (B, Z)."""
@@ -249,10 +249,14 @@ class CQLCritic(nn.Module):
         return hidden.squeeze(-1)
 
 
-def orthogonal(network: nn.Sequential) -> None:
-    """Initialises hidden layers orthogonally and the last layer with small numbers, biases with 0, as CORL does."""
-    layers = [layer for layer in network if isinstance(layer, nn.Linear)]
-    for layer in layers:
-        nn.init.orthogonal_(layer.weight, gain=math.sqrt(2))
-        nn.init.zeros_(layer.bias)
-    nn.init.xavier_uniform_(layers[-1].weight, gain=1e-2)
+def initialise(network: nn.Sequential, orthogonal: bool) -> None:
+    """First weights as in CORL: small and without biases in the last layer, hidden layers orthogonal or torch's own."""
+    *hidden, last = (layer for layer in network if isinstance(layer, nn.Linear))
+    if orthogonal:
+        for layer in hidden:
+            nn.init.orthogonal_(layer.weight, gain=math.sqrt(2))
+            nn.init.zeros_(layer.bias)
+        nn.init.orthogonal_(last.weight, gain=1e-2)
+    else:
+        nn.init.xavier_uniform_(last.weight, gain=1e-2)
+    nn.init.zeros_(last.bias)

@@ -334,6 +334,21 @@ class TestCQL:
         for ours, theirs in zip(found, expected, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
 
+    def test_first_weights_are_those_of_corl(self):
+        """Orthogonal critics with a last layer of norm 0.01; in the actor torch's own hidden layers and a small last one."""
+        algorithm = make("cql", hidden_sizes=[64, 64])
+        for critic in (algorithm.critic_1, algorithm.critic_2):
+            first, second, last = (critic.network[layer].weight for layer in (0, 2, 4))
+            torch.testing.assert_close(first.T @ first, 2 * torch.eye(52), rtol=0, atol=1e-5)
+            torch.testing.assert_close(second.T @ second, 2 * torch.eye(64), rtol=0, atol=1e-5)
+            assert last.norm().item() == pytest.approx(0.01, rel=1e-5)
+            assert all(critic.network[layer].bias.abs().max() == 0 for layer in (0, 2, 4))
+        first, last = algorithm.actor.base_network[0], algorithm.actor.base_network[4]
+        assert first.weight.std().item() == pytest.approx(1 / (3 * 20) ** 0.5, rel=0.05)
+        assert first.bias.abs().max() > 0
+        assert last.weight.abs().max().item() == pytest.approx(0.01 * (6 / (64 + 64)) ** 0.5, rel=0.01)
+        assert last.bias.abs().max() == 0
+
     def test_larger_alpha_pushes_unseen_actions_further_down(self):
         """The gap between logged and uniform actions grows with the weight of the conservative term."""
         gaps = []
