@@ -47,6 +47,7 @@ class Adam:
         if not tracing:
             for parameter, gradient in zip(self.parameters, gradients, strict=True):
                 parameter.grad = gradient
+            self._follow_type()
         with torch.no_grad():
             adam(
                 list(self.parameters),
@@ -66,6 +67,13 @@ class Adam:
                 eps=EPS,
                 maximize=False,
             )
+
+    def _follow_type(self) -> None:
+        """Gives the moments the parameters' type: networks may have been made double after their optimiser."""
+        for entry in ("exp_avg", "exp_avg_sq"):
+            moments = self._state[entry]
+            if moments[0].dtype != self.parameters[0].dtype:
+                moments[:] = [m.to(p.dtype) for m, p in zip(moments, self.parameters, strict=True)]
 
     def _rate(self) -> Tensor | float:
         """The step size, from the steps taken so far: a tensor, so that compiled code follows the schedule."""

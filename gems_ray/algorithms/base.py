@@ -1,5 +1,6 @@
 """What every offline algorithm offers to the training loop."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, overload
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from gems_ray.algorithms.adam import Adam
 from gems_ray.config import Config
 from gems_ray.data.replay import Batch
+from gems_ray.errors import ConfigError
 from gems_ray.flat_state import FlatState, flatten_modules, load_modules
 from gems_ray.rng import stream_seed
 
@@ -19,7 +21,8 @@ Noise = Mapping[str, Tensor]  # random numbers of one update by name
 
 
 def _reward_scale(value: Any) -> str | float:
-    if value in ("none", "std") or (isinstance(value, int | float) and value > 0):
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value in ("none", "std") or (number and 0 < value < math.inf):
         return value
     raise ValueError("expected none, std or a number above 0")
 
@@ -112,14 +115,19 @@ class Algorithm(ABC):
         """One gradient step.
 
         Args:
-            batch: (states, actions, rewards, next_states, dones) in normalised units.
+            batch: (states, actions, rewards, next_states, dones) in normalised units, tensors or arrays of any type.
             noise: random numbers of the update by name, in place of drawn ones.
         Returns:
             losses as scalar tensors on the algorithm's device.
+        Raises:
+            ConfigError: the algorithm draws no noise of a given name.
         """
-        batch = Batch(*(column.to(self.device) for column in batch))
+        batch = Batch(*(self._tensor(column) for column in batch))
         drawn = self.draw_noise(len(batch.states))
-        given = {name: value.to(self.device) for name, value in (noise or {}).items()}
+        given = {name: self._tensor(value) for name, value in (noise or {}).items()}
+        if unknown := given.keys() - drawn.keys():
+            known = ", ".join(drawn) or "no noise"
+            raise ConfigError(f"{self.name}: noise `{min(unknown)}` is not known. It draws {known}.")
         losses = self.learn(batch, drawn | given, self.updates % self.period)
         self.updates += 1
         return losses
@@ -143,8 +151,7 @@ class Algorithm(ABC):
     @torch.no_grad()
     def act(self, observations: Tensor | np.ndarray) -> Tensor | np.ndarray:
         """Deterministic actions (B, Z) in [-1, 1] for normalised states (B, H); arrays give arrays."""
-        states = torch.as_tensor(observations, dtype=self._dtype(), device=self.device)
-        actions = self.policy(states)
+        actions = self.policy(self._tensor(observations))
         return actions if isinstance(observations, Tensor) else actions.cpu().numpy()
 
     def state_dict(self) -> FlatState:
@@ -178,6 +185,10 @@ class Algorithm(ABC):
     def normal(self, *shape: int) -> Tensor:
         """Standard normal noise of the algorithm's own stream."""
         return torch.randn(shape, generator=self.generator, device=self.device, dtype=self._dtype())
+
+    def _tensor(self, values: Tensor | np.ndarray) -> Tensor:
+        """In the networks' type, where they are."""
+        return torch.as_tensor(values).to(self.device, self._dtype())
 
     def _dtype(self) -> torch.dtype:
         return next(iter(next(iter(self.networks.values())).parameters())).dtype

@@ -72,8 +72,8 @@ class IQL(Algorithm):
             target = rewards.flatten() + config.discount * (1 - dones.flatten()) * self.value(next_states)
 
         advantage = target_q - self.value(states)
-        weight = torch.where(advantage < 0, 1 - config.expectile, config.expectile)
-        value_loss = (weight.detach() * advantage.square()).mean()
+        weight = (config.expectile - (advantage.detach() < 0).to(advantage.dtype)).abs()
+        value_loss = (weight * advantage.square()).mean()
         self.optimizers["value"].minimize(value_loss)
 
         q_1, q_2 = self.critics(states, actions)

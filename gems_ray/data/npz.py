@@ -13,6 +13,7 @@ from gems_ray.errors import DatasetError
 from gems_ray.files import atomic_path
 
 DATASET_FOLDER = Path("offline_datasets")
+NPY_MAGIC, ZIP_MAGIC = b"\x93NUMPY", b"PK"  # how an array's file and an archive begin
 
 
 def find_dataset(environment: str, quality: str, folder: Path = DATASET_FOLDER) -> Path:
@@ -35,6 +36,10 @@ def load_dataset(path: Path) -> Dataset:
         DatasetError: the file is missing, damaged, or holds something else than the documented format.
     """
     try:
+        with path.open("rb") as start:
+            magic = start.read(len(NPY_MAGIC))
+        if magic and magic != NPY_MAGIC and not magic.startswith(ZIP_MAGIC):
+            raise DatasetError(f"{path}: not an npz archive. Save the arrays with numpy.savez.")
         file = np.load(path, allow_pickle=False)
         if not isinstance(file, np.lib.npyio.NpzFile):
             raise DatasetError(f"{path}: expected an npz archive, found a single array. Save it with numpy.savez.")
@@ -53,6 +58,8 @@ def load_dataset(path: Path) -> Dataset:
         raise DatasetError(f"{path}: cannot be read: {reason}. Save plain arrays with numpy.savez.") from None
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, KeyError) as error:
         raise DatasetError(f"{path}: damaged or cut off ({error}). Collect it or copy it again.") from None
+    except (NotImplementedError, RuntimeError) as error:  # what zipfile says of encryption and of rare compressions
+        raise DatasetError(f"{path}: cannot be read: {error}. Save plain arrays with numpy.savez.") from None
     return check_dataset(arrays, str(path), present)
 
 
@@ -66,6 +73,9 @@ def check_dataset(arrays: Mapping[str, np.ndarray], where: str, present: list[st
     Raises:
         DatasetError: an array is missing or is not as documented.
     """
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):
+            raise DatasetError(f"{where}: `{name}` is not an array. Save plain arrays with numpy.savez.")
     missing = [name for name in REQUIRED if name not in arrays]
     if missing:
         found = ", ".join(present or arrays) or "nothing"
@@ -97,17 +107,19 @@ def _checked(array: np.ndarray, shape: tuple[int, ...], dtype: type[np.generic],
         raise DatasetError(f"{where}: expected shape {shape}, found {array.shape}.")
     if array.dtype.kind not in "biuf":
         raise DatasetError(f"{where}: expected {np.dtype(dtype)}, found {array.dtype}.")
+    with np.errstate(over="ignore", invalid="ignore"):
+        converted = np.ascontiguousarray(array.astype(dtype, copy=False))
     # A whole-array reduction finds NaN and infinity without a temporary as large as the data.
-    if array.dtype.kind == "f" and not np.isfinite(array.sum(dtype=np.float64)):
-        first = np.argwhere(~np.isfinite(array))
-        if len(first):
-            raise DatasetError(
-                f"{where}: {len(first)} values are NaN or infinite, the first in row {first[0][0]}. "
-                "Remove those episodes from the file."
-            )
-    if dtype is np.bool_ and array.dtype != np.bool_ and not np.isin(array, (0, 1)).all():
-        raise DatasetError(f"{where}: expected 0 and 1 or bool, found other values.")
-    return np.ascontiguousarray(array.astype(dtype, copy=False))
+    if dtype is np.float32 and not np.isfinite(converted.sum(dtype=np.float64)):
+        wrong = np.argwhere(~np.isfinite(converted))
+        raise DatasetError(
+            f"{where}: {len(wrong)} values are NaN or infinite in float32, the first in row {wrong[0][0]}. "
+            "Remove those episodes from the file."
+        )
+    if dtype is not np.float32 and array.dtype != dtype and not np.array_equal(converted, array):
+        expected = "0 and 1 or bool" if dtype is np.bool_ else f"whole numbers of {np.dtype(dtype)}"
+        raise DatasetError(f"{where}: expected {expected}, found other values.")
+    return converted
 
 
 def _metadata(text: np.ndarray | None, where: str) -> DatasetMetadata | None:

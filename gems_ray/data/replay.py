@@ -17,6 +17,8 @@ BLOCK_BATCHES = 64  # batches whose row numbers are drawn at once
 STD_OFFSET = 1e-3  # keeps constant state dimensions finite, as in the public implementations
 GPU_SHARE_OF_DATASET = 0.5  # of the free memory, at most
 STATISTICS_ROWS = 65_536  # rows per partial sum, so that statistics need no copy of the data
+# What torch gathers by row; it knows further unsigned types by name only.
+TORCH_TYPES = {"bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64"}
 
 
 class Batch(NamedTuple):
@@ -137,6 +139,8 @@ class ReplayBuffer:
             expected = (size, *self._shapes.get(name, ()))
             if data[name].shape not in (expected, (*expected, 1)):
                 raise DatasetError(f"load_d4rl_dataset: `{name}`: expected {expected}, found {data[name].shape}.")
+            if data[name].dtype.kind not in "biuf":
+                raise DatasetError(f"load_d4rl_dataset: `{name}`: expected numbers, found {data[name].dtype}.")
         if not 0 < size <= self._buffer_size:
             raise DatasetError(f"load_d4rl_dataset: {size} transitions, the buffer takes 1 to {self._buffer_size}.")
         columns = {name: _shared(data[name].reshape(size, *self._shapes.get(name, ()))) for name in REQUIRED}
@@ -144,7 +148,7 @@ class ReplayBuffer:
         self._columns = {name: column.to(self.device) if self.on_device else column for name, column in columns.items()}
         self._kept = None if rows is None else torch.from_numpy(rows)
         if self._normalize_states:
-            mean, std = state_statistics(data["observations"], rows)
+            mean, std = state_statistics(data["observations"].reshape(size, *self._shapes["observations"]), rows)
             self._set_normalizer(mean, std, self.normalizer.action_center, self.normalizer.action_scale)
         if self._reward_scale == "std":
             rewards = data["rewards"] if rows is None else data["rewards"][rows]
@@ -242,7 +246,9 @@ def state_statistics(observations: np.ndarray, rows: np.ndarray | None = None) -
 
 
 def _shared(array: np.ndarray) -> Tensor:
-    """A tensor over the array's own memory; the replay only reads it."""
+    """A tensor over the array's own memory, which is only read; a float32 copy where torch has no such type."""
+    if array.dtype.name not in TORCH_TYPES or not array.dtype.isnative or any(stride < 0 for stride in array.strides):
+        array = np.ascontiguousarray(array, dtype=np.float32)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(array)

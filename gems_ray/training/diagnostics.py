@@ -62,10 +62,12 @@ class DivergenceWatch:
 
     Args:
         rule: when its values count as diverged.
+        unit: largest absolute reward, in the buffer's units: what a bound at or below zero is measured by.
     """
 
-    def __init__(self, rule: Divergence) -> None:
+    def __init__(self, rule: Divergence, unit: float) -> None:
         self._rule = rule
+        self._unit = unit
         self.in_a_row = 0
         self.diverged = False
 
@@ -73,7 +75,11 @@ class DivergenceWatch:
         """Takes note of a report; what has diverged once stays so."""
         if metrics.Q_BOUND not in report:
             return
-        beyond = max(report[metrics.Q_POLICY], report[metrics.Q_DATASET]) > self._rule.factor * report[metrics.Q_BOUND]
+        bound = report[metrics.Q_BOUND]
+        limit = bound + (self._rule.factor - 1) * max(
+            abs(bound), self._unit
+        )  # the factor's multiple of rewards above 0
+        beyond = max(report[metrics.Q_POLICY], report[metrics.Q_DATASET]) > limit
         self.in_a_row = self.in_a_row + 1 if beyond else 0
         self.diverged = self.diverged or self.in_a_row >= self._rule.reports
 

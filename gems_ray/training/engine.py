@@ -22,6 +22,7 @@ from gems_ray.flat_state import FlatState
 # On a CPU, the first compilation takes 20 to 60 seconds of a core and saves about a quarter of every update's time.
 UPDATES_WORTH_COMPILING = 100_000
 BLOCK_UPDATES = 4  # where updates are short: a call of compiled code costs 0.1 ms before it computes
+LONGEST_PERIOD = 8  # every update of a period is compiled: some seconds each
 WARM_UP_RUNS = 3  # before a capture, as the CUDA manual asks
 
 
@@ -160,7 +161,8 @@ class CompiledEngine(Engine):
         before = self.algorithm.state_dict(), self.losses.state_dict()
         try:
             if cuda:
-                return _capture(launch, self.algorithm.device)
+                with torch.cuda.device(self.algorithm.device):
+                    return _capture(launch)
             launch()  # compiles
             return launch
         except torch.OutOfMemoryError:
@@ -195,14 +197,14 @@ class CompiledEngine(Engine):
         ]
 
 
-def _capture(launch: Callable[[], Any], device: torch.device) -> Callable[[], Any]:
-    """Records the kernels of `launch` once; what is returned plays them again with one call."""
-    stream = torch.cuda.Stream(device)
-    stream.wait_stream(torch.cuda.current_stream(device))
+def _capture(launch: Callable[[], Any]) -> Callable[[], Any]:
+    """Records the kernels of `launch` on the current device once; what is returned plays them again with one call."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(WARM_UP_RUNS):
             launch()
-    torch.cuda.current_stream(device).wait_stream(stream)
+    torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         results = launch()
@@ -226,7 +228,7 @@ def make_engine(
         updates: length of the run.
         warn: told when `auto` goes on without the compiler because it fails.
     Raises:
-        DeviceError: `on` was asked for and there is no compiler.
+        DeviceError: `on` was asked for, and there is no compiler or a block would be too long.
     """
 
     def on_failure(error: Exception) -> None:
@@ -237,8 +239,13 @@ def make_engine(
             ) from None
         warn(f"training.compile auto: torch's compiler fails here, so updates run uncompiled ({reason})")
 
-    if mode == "off":
+    if mode == "off" or (mode == "auto" and algorithm.period > LONGEST_PERIOD):
         return Engine(algorithm, buffer)
+    if algorithm.period > LONGEST_PERIOD:
+        raise DeviceError(
+            f"training.compile on: the computation of {algorithm.name} repeats after {algorithm.period} updates, and "
+            f"at most {LONGEST_PERIOD} are compiled into one block. Set training.compile to off."
+        )
     cuda = algorithm.device.type == "cuda"
     missing = missing_for_compilation(cuda)
     if mode == "on" and missing:

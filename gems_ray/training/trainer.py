@@ -103,7 +103,8 @@ class Trainer:
             rewards, terminals, config.discount, config.bootstrap_time_limit
         )
         self._diagnostics = Diagnostics(self.buffer, bound, action_dim)
-        self._watch = DivergenceWatch(training.divergence)
+        largest = self.buffer.reward_factor * float(np.abs(rewards).max())
+        self._watch = DivergenceWatch(training.divergence, largest or 1.0)
         self._engine = make_engine(self.algorithm, self.buffer, training.compile, max_timesteps, warn)
         self._evaluator = evaluator
         self._points = evaluation_points(max_timesteps, training.evaluation_interval)
@@ -136,10 +137,13 @@ class Trainer:
         """
         point = next(point for point in self._points if point > self.reported)
         start = time.perf_counter()
+        exhausted = False
         try:
             self._engine.run(point, stop)
         except torch.OutOfMemoryError:
-            raise TrainingError(out_of_memory_message(self.algorithm, self.buffer)) from None
+            exhausted = True  # what the failed update held is free once its traceback is gone
+        if exhausted:
+            raise TrainingError(out_of_memory_message(self.algorithm, self.buffer))
         self._seconds += time.perf_counter() - start
         if self.algorithm.updates < point:
             return None
@@ -173,7 +177,10 @@ class Trainer:
             "seconds": self._seconds,
             "reports_above_bound": self._watch.in_a_row,
             "diverged": self.diverged,
-            "last_report": {key: None if value != value else value for key, value in self.last_report.items()},
+            # JSON has neither NaN nor infinity; their names are read back by float.
+            "last_report": {
+                key: value if np.isfinite(value) else str(value) for key, value in self.last_report.items()
+            },
         }
         return tensors, facts
 
@@ -190,7 +197,8 @@ class Trainer:
         self.best_return = -np.inf if facts["best_return"] is None else facts["best_return"]
         self._watch.in_a_row, self._watch.diverged = facts["reports_above_bound"], facts["diverged"]
         self._seconds = facts["seconds"]
-        self.last_report = {key: np.nan if value is None else value for key, value in facts["last_report"].items()}
+        report = facts["last_report"].items()
+        self.last_report = {key: float(value) if isinstance(value, str) else value for key, value in report}
 
     def _report(self) -> Report:
         losses = self._engine.losses.take()

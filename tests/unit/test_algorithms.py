@@ -26,7 +26,7 @@ def random_batch(rows=64, seed=0):
         torch.rand((rows, 32), generator=generator) * 2 - 1,
         torch.rand((rows, 1), generator=generator),
         torch.randn((rows, 20), generator=generator),
-        (torch.rand((rows, 1), generator=generator) < 0.1).float(),
+        (torch.rand((rows, 1), generator=generator) < 0.1).to(torch.get_default_dtype()),
     )
 
 
@@ -161,6 +161,24 @@ class TestContract:
             losses = algorithm.learn(Batch(*batch), {key: value.to("meta") for key, value in noise.items()}, phase)
         found = [*losses.values(), algorithm.act(batch[0]), *algorithm.diagnose(Batch(*batch)).values()]
         assert {tensor.device.type for tensor in found + tensors(algorithm)} == {"meta"}
+
+    def test_networks_made_double_and_batches_of_any_type(self, name):
+        """As recorded updates are replayed; a row of another type is the same row."""
+        algorithm, plain, noise = make(name), make(name), make(name).draw_noise(64)
+        for network in algorithm.networks.values():
+            network.double()
+        batch = random_batch()._replace(dones=(torch.arange(64) % 7 == 0)[:, None])
+        for _ in range(3):
+            algorithm.update(Batch(*(column.numpy() for column in batch)), {k: v.double() for k, v in noise.items()})
+            plain.update(Batch(*(column.double() for column in batch)), noise)
+        for key, value in algorithm.state_dict().items():
+            if value.is_floating_point():
+                torch.testing.assert_close(value.float(), plain.state_dict()[key], rtol=1e-3, atol=1e-5, msg=key)
+        assert {t.dtype for n in algorithm.networks.values() for t in n.parameters()} == {torch.float64}
+
+    def test_noise_of_an_unknown_name_is_refused(self, name):
+        with pytest.raises(ConfigError, match=f"{name}: noise `target_epsilon` is not known"):
+            make(name).update(random_batch(), {"target_epsilon": torch.zeros(64, 32)})
 
     def test_toy_problem_with_a_known_answer(self, name):
         """One step, logged around the best action: cloning and reinforcement learning agree on the answer."""
@@ -335,7 +353,7 @@ class TestCQL:
             torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
 
     def test_first_weights_are_those_of_corl(self):
-        """Orthogonal critics with a last layer of norm 0.01; in the actor torch's own hidden layers and a small last one."""
+        """Critics: orthogonal, and a last layer of norm 0.01. Actor: torch's own hidden layers and a small last one."""
         algorithm = make("cql", hidden_sizes=[64, 64])
         for critic in (algorithm.critic_1, algorithm.critic_2):
             first, second, last = (critic.network[layer].weight for layer in (0, 2, 4))

@@ -1,5 +1,7 @@
 """The dataset format: round trip, same bytes, and every kind of damage."""
 
+import zipfile
+
 import numpy as np
 import pytest
 import torch
@@ -149,6 +151,11 @@ class TestFiles:
             ("observations", np.zeros((6, 19), dtype=np.float32), r"`observations`: expected shape \(6, 20\)"),
             ("actions", np.zeros((5, 32), dtype=np.float32), r"`actions`: expected shape \(6, 32\), found \(5, 32\)"),
             ("rewards", np.zeros((6, 1), dtype=np.float32), r"`rewards`: expected shape \(6,\)"),
+            ("rewards", np.array([0, 0, 1e39, 0, 0, 0]), "`rewards`: 1 values are NaN or infinite in float32"),
+            ("rewards", np.full(6, 1e308), "`rewards`: 6 values are NaN or infinite in float32"),
+            ("slates", np.full((6, 10), 1.7), "`slates`: expected whole numbers of int16"),
+            ("slates", np.full((6, 10), 99_999), "`slates`: expected whole numbers of int16"),
+            ("clicks", np.full((6, 10), 3), "`clicks`: expected 0 and 1 or bool"),
             ("terminals", np.full(6, 2), "expected 0 and 1"),
             ("rewards", np.array(["a"] * 6), "expected float32, found <U1"),
             ("observations", np.zeros((0, 20), dtype=np.float32), "no rows"),
@@ -176,8 +183,24 @@ class TestFiles:
             load_dataset(tmp_path / "one.npy")
         with pytest.raises(DatasetError, match="no such dataset"):
             load_dataset(tmp_path / "none.npz")
+        (tmp_path / "table.npz").write_text("a,b\n1,2\n")
+        with pytest.raises(DatasetError, match="table.npz: not an npz archive"):
+            load_dataset(tmp_path / "table.npz")
         with pytest.raises(DatasetError, match="folder"):
             load_dataset(tmp_path)
+
+    def test_archives_of_other_programs(self, tmp_path):
+        content = b"no array"
+        with zipfile.ZipFile(tmp_path / "plain.npz", "w") as file:
+            file.writestr("rewards", content)
+        with pytest.raises(DatasetError, match="`rewards` is not an array"):
+            load_dataset(tmp_path / "plain.npz")
+        archive = bytearray((tmp_path / "plain.npz").read_bytes())
+        for start, offset in ((0, 8), (archive.index(b"PK\x01\x02"), 10)):  # the method, in both of its places
+            archive[start + offset : start + offset + 2] = (97).to_bytes(2, "little")  # WavPack, which nobody reads
+        (tmp_path / "rare.npz").write_bytes(archive)
+        with pytest.raises(DatasetError, match="cannot be read: .*compression"):
+            load_dataset(tmp_path / "rare.npz")
 
     def test_failed_write_leaves_the_old_file(self, dataset, dataset_file, tmp_path, monkeypatch):
         path = tmp_path / "kept.npz"
@@ -264,12 +287,35 @@ class TestReplay:
             ({"rewards": None}, "`rewards` is missing"),
             ({"actions": np.zeros((30, 31))}, r"`actions`: expected \(30, 32\), found \(30, 31\)"),
             ({"next_observations": np.zeros((29, 20))}, "`next_observations`: expected"),
+            ({"rewards": np.array(["a"] * 30)}, "`rewards`: expected numbers, found <U1"),
+            ({"rewards": np.array([None] * 30)}, "`rewards`: expected numbers, found object"),
         ],
     )
     def test_wrong_dictionaries(self, change, message):
         arrays = {name: value for name, value in (plain_arrays(30) | change).items() if value is not None}
         with pytest.raises(DatasetError, match=message):
             ReplayBuffer(20, 32, 1_000).load_d4rl_dataset(arrays)
+
+    @pytest.mark.parametrize(
+        "convert",
+        [
+            lambda array: array[::-1].copy()[::-1],
+            lambda array: array.astype(array.dtype.newbyteorder(">")),
+            lambda array: array.astype(np.longdouble),
+            lambda array: np.asfortranarray(array.astype(np.float16)),
+            lambda array: (array * 9).astype(np.int64).astype(np.uint32) if array.ndim == 1 else array[..., None],
+        ],
+    )
+    def test_any_numeric_type_and_layout(self, convert):
+        arrays = {name: convert(array) for name, array in plain_arrays(30).items()}
+        replay = ReplayBuffer(20, 32, 30, normalize_states=True)
+        if arrays["actions"].ndim == 3:
+            arrays["actions"] = arrays["actions"][..., 0]
+        replay.load_d4rl_dataset(arrays)
+        batch = replay.rows(torch.arange(30))
+        np.testing.assert_allclose(batch.rewards[:, 0], arrays["rewards"].astype(np.float32))
+        np.testing.assert_allclose(batch.actions, arrays["actions"].astype(np.float32))
+        np.testing.assert_allclose(batch.states.mean(dim=0), 0, atol=1e-5)
 
     def test_too_many_transitions(self):
         with pytest.raises(DatasetError, match="30 transitions, the buffer takes 1 to 29"):

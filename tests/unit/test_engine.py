@@ -24,9 +24,9 @@ NEEDS_COMPILER = pytest.mark.skipif(
 )
 
 
-def parts(name, seed=0):
+def parts(name, seed=0, **settings):
     arrays = plain_arrays(300)
-    algorithm = make_algorithm(name, 20, 32, SETTINGS[name], seed=seed)
+    algorithm = make_algorithm(name, 20, 32, SETTINGS[name] | settings, seed=seed)
     buffer = ReplayBuffer(20, 32, 300, seed=seed, normalize_states=True)
     buffer.load_d4rl_dataset(arrays, algorithm.select_rows(arrays["rewards"], arrays["terminals"]))
     return algorithm, buffer
@@ -128,6 +128,10 @@ def test_which_engine_runs(monkeypatch):
         for case in (("off", 10**6), ("auto", 10), ("auto", 10**6), ("on", 10))
     ]
     assert kinds == [Engine, Engine, CompiledEngine, CompiledEngine]
+    slow, _ = parts("td3_bc", policy_freq=9)
+    assert type(make_engine(slow, buffer, "auto", 10**6)) is Engine
+    with pytest.raises(DeviceError, match="repeats after 9 updates, and at most 8"):
+        make_engine(slow, buffer, "on", 10)
     monkeypatch.setattr(engines, "missing_for_compilation", lambda cuda: "g++")
     assert type(make_engine(algorithm, buffer, "auto", 10**6)) is Engine
     with pytest.raises(DeviceError, match=r"compile on: g\+\+ is not here"):

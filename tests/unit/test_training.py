@@ -322,13 +322,21 @@ class TestResult:
         assert read_checkpoint(cell.folder)[1]["diverged"]
 
     def test_values_that_come_back_have_not_diverged(self):
-        watch = DivergenceWatch(Divergence(factor=2.0, reports=2))
+        watch = DivergenceWatch(Divergence(factor=2.0, reports=2), unit=4.0)
         for q in (1.0, 25.0, 19.0, 25.0, -100.0):
             watch.look({metrics.Q_POLICY: q, metrics.Q_DATASET: 0.0, metrics.Q_BOUND: 10.0})
             assert not watch.diverged
         for q in (21.0, 22.0, 0.0):
             watch.look({metrics.Q_POLICY: 0.0, metrics.Q_DATASET: q, metrics.Q_BOUND: 10.0})
         assert watch.diverged, "what has diverged once stays so"
+
+    @pytest.mark.parametrize(("bound", "limit"), [(10.0, 30.0), (0.0, 4.0), (-50.0, 50.0), (-1.0, 3.0)])
+    def test_bounds_below_zero_leave_room_too(self, bound, limit):
+        """Rewards may be costs: then the bound is negative, and a multiple of it would lie below honest values."""
+        for q, expected in ((limit - 0.1, False), (limit + 0.1, True)):
+            watch = DivergenceWatch(Divergence(factor=3.0, reports=1), unit=2.0)
+            watch.look({metrics.Q_POLICY: q, metrics.Q_DATASET: q, metrics.Q_BOUND: bound})
+            assert watch.diverged == expected
 
     def test_exhausted_gpu_memory_is_one_clear_line_and_leaves_the_checkpoint(self, run_cell, monkeypatch):
         """The error is raised by hand: there is no GPU here whose memory could be filled."""
