@@ -1,6 +1,6 @@
 """Whole trajectories of a dataset: where they lie, what they return."""
 
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import numpy as np
 
@@ -19,24 +19,29 @@ def trajectory_ends(terminals: np.ndarray) -> np.ndarray:
     return ends
 
 
-def discounted_returns(rewards: np.ndarray, ends: np.ndarray, discount: float) -> tuple[np.ndarray, float]:
-    """Return of every trajectory, and the highest return-to-go of any of their steps.
+def returns_to_go(rewards: np.ndarray, ends: np.ndarray, discount: float) -> np.ndarray:
+    """Discounted return (N,) float64 from every step to the end of its trajectory.
 
     Args:
         rewards: (N,) float.
         ends: (E,) int64, last rows of the trajectories.
         discount: weight of the next step.
-    Returns:
-        (E,) float64, and one number.
     """
     lengths = np.diff(ends, prepend=-1)
-    to_go = np.zeros(len(ends))
-    highest = -np.inf
+    to_go = np.zeros(len(rewards))
+    if lengths.max() > len(ends):  # few long trajectories, in the extreme a file without any terminal: one by one
+        for end, length in zip(ends.tolist(), lengths.tolist(), strict=True):
+            backwards = rewards[end - length + 1 : end + 1][::-1].astype(np.float64).tolist()
+            sums = accumulate(backwards, lambda running, reward: reward + discount * running)
+            to_go[end - length + 1 : end + 1] = np.fromiter(sums, dtype=np.float64, count=length)[::-1]
+        return to_go
+    running = np.zeros(len(ends))
     for back in range(int(lengths.max())):  # all trajectories at once, from their last steps backwards
         inside = back < lengths
-        to_go[inside] = rewards[ends[inside] - back] + discount * to_go[inside]
-        highest = max(highest, float(to_go[inside].max()))
-    return to_go, highest
+        rows = ends[inside] - back
+        running[inside] = rewards[rows] + discount * running[inside]
+        to_go[rows] = running[inside]
+    return to_go
 
 
 def best_trajectories(rewards: np.ndarray, terminals: np.ndarray, fraction: float, discount: float) -> np.ndarray:
@@ -59,6 +64,6 @@ def best_trajectories(rewards: np.ndarray, terminals: np.ndarray, fraction: floa
     if not len(ends):
         return np.arange(len(rewards))
     starts = np.concatenate([[0], ends[:-1] + 1])
-    returns, _ = discounted_returns(rewards, ends, discount)
+    returns = returns_to_go(rewards, ends, discount)[starts]
     best = np.argsort(returns)[::-1][: max(1, int(fraction * len(ends)))]
     return np.concatenate([np.arange(starts[index], ends[index] + 1) for index in best])

@@ -6,7 +6,7 @@ import torch
 from gems_ray import metrics
 from gems_ray.algorithms import Algorithm
 from gems_ray.data.replay import Batch, ReplayBuffer
-from gems_ray.data.trajectories import discounted_returns, trajectory_ends
+from gems_ray.data.trajectories import returns_to_go, trajectory_ends
 from gems_ray.experiments.spec import Divergence
 from gems_ray.rng import stream
 
@@ -97,4 +97,4 @@ def value_bound(rewards: np.ndarray, terminals: np.ndarray, discount: float, boo
     """
     if bootstrap:
         return float(rewards.max()) / (1 - discount) if discount < 1 else np.inf
-    return discounted_returns(rewards, trajectory_ends(terminals), discount)[1]
+    return float(returns_to_go(rewards, trajectory_ends(terminals), discount).max())

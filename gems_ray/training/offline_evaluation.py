@@ -16,7 +16,7 @@ from gems_ray.algorithms import Algorithm
 from gems_ray.algorithms.adam import Adam
 from gems_ray.algorithms.base import soft_update
 from gems_ray.data.replay import Normalizer
-from gems_ray.data.trajectories import discounted_returns, trajectory_ends
+from gems_ray.data.trajectories import returns_to_go, trajectory_ends
 from gems_ray.errors import DatasetError
 from gems_ray.rng import stream, stream_seed
 
@@ -123,7 +123,7 @@ class OfflineEvaluator:
             following[block] = torch.cat([time, states, algorithm.policy(states)], dim=1)
         values = self._fit(logged, following, first)
         of_critics, of_episodes = values.mean(axis=1), values.mean(axis=0)
-        returns, _ = discounted_returns(self._rewards, self._ends, self._discount)
+        returns = returns_to_go(self._rewards, self._ends, self._discount)[self._starts]
         episodes = len(returns)
         return OfflineEvaluation(
             fqe_value=float(values.mean()),
@@ -144,7 +144,7 @@ class OfflineEvaluator:
         Returns:
             (CRITICS, E) float64, clicks.
         """
-        returns = returns_to_go(self._rewards, self._ends, self._discount)
+        returns = returns_to_go(self._rewards, self._ends, self._discount).astype(np.float32)
         # In units of the logged returns, since a network that starts at 0 takes long to reach hundreds of clicks.
         center, scale = float(returns.mean()), float(returns.std()) or 1.0
         to_go = torch.from_numpy((returns - center) / scale).to(self._device)
@@ -211,22 +211,3 @@ class _Critics(nn.Module):
             inputs = torch.baddbmm(bias, inputs, weight)
             inputs = F.relu(F.layer_norm(inputs, inputs.shape[-1:]))
         return torch.baddbmm(last[1], inputs, last[0]).squeeze(-1)
-
-
-def returns_to_go(rewards: np.ndarray, ends: np.ndarray, discount: float) -> np.ndarray:
-    """Discounted return (N,) float32 from every step to the end of its episode.
-
-    Args:
-        rewards: (N,) float.
-        ends: (E,) int64, last rows of the episodes.
-        discount: weight of the next step.
-    """
-    lengths = np.diff(ends, prepend=-1)
-    to_go = np.zeros(len(rewards), dtype=np.float32)
-    running = np.zeros(len(ends))
-    for back in range(int(lengths.max())):  # all episodes at once, from their last steps backwards
-        inside = back < lengths
-        rows = ends[inside] - back
-        running[inside] = rewards[rows] + discount * running[inside]
-        to_go[rows] = running[inside]
-    return to_go

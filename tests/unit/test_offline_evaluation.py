@@ -6,9 +6,9 @@ import torch
 
 from gems_ray.algorithms import make_algorithm
 from gems_ray.data.replay import Normalizer
-from gems_ray.data.trajectories import trajectory_ends
+from gems_ray.data.trajectories import returns_to_go, trajectory_ends
 from gems_ray.errors import DatasetError
-from gems_ray.training.offline_evaluation import OfflineEvaluator, hold_out, returns_to_go
+from gems_ray.training.offline_evaluation import OfflineEvaluator, hold_out
 
 STEPS, DISCOUNT = 5, 0.9
 
@@ -66,6 +66,7 @@ def test_returns_to_go_by_hand():
     rewards = np.array([1, 2, 3, 10, 0, 4], dtype=np.float32)
     ends = trajectory_ends(np.array([0, 0, 1, 0, 1, 0], dtype=bool))
     assert returns_to_go(rewards, ends, 0.5).tolist() == [2.75, 3.5, 3, 10, 0, 4]
+    assert returns_to_go(rewards, np.array([5]), 0.5).tolist() == [4.125, 6.25, 8.5, 11, 2, 4]  # no terminal anywhere
 
 
 @pytest.mark.parametrize("action", [0.0, 0.8, -0.8])
