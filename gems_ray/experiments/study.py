@@ -65,8 +65,9 @@ def explained(place: StudyPlace) -> Iterator[None]:
     try:
         yield
     except StorageInternalError as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
         raise StudyError(
-            f"study `{place.name}`: its storage does not answer any more ({error.__cause__ or error}). "
+            f"study `{place.name}`: its storage does not answer any more ({reason}). "
             "All cells are saved; `run_tune.py resume` goes on when it does."
         ) from None
 
