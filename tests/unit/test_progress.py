@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from analysis.tables import cells_frame
 from gems_ray.errors import RunFolderError
+from gems_ray.experiments.candidates import with_objectives
 from gems_ray.experiments.cell_folder import DIVERGED, ENDED, FAILED, FINISHED, PRUNED, RUNNING
 from gems_ray.experiments.progress import CellState, RunState, describe_seconds, read_cell, read_progress
 from gems_ray.experiments.run_folder import RunFolder
-from gems_ray.experiments.spec import check_experiment
+from gems_ray.experiments.spec import check_experiment, load_experiment
 
 NOBODY = 65534
 
@@ -291,12 +293,81 @@ def test_no_run_here(tmp_path):
 
 def test_a_folder_of_something_else_is_refused(run, tmp_path):
     other = check_experiment({"environment": "diffuse_mix"})
-    with pytest.raises(RunFolderError, match="holds a run of another experiment"):
+    with pytest.raises(
+        RunFolderError, match="another experiment: seed, training not as in its experiment.yaml"
+    ) as caught:
         RunFolder.create(run.path, other, {})
+    assert "remove" not in str(caught.value)
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "a.txt").touch()
     with pytest.raises(RunFolderError, match="holds files that are not a run's"):
         RunFolder.create(tmp_path / "letters", other, {})
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_comment_or_a_default_less_is_the_same_experiment(run):
+    experiment = run.experiment()
+    path = run.path / "experiment.yaml"
+    lines = [line for line in path.read_text().splitlines() if "holdout" not in line and "device" not in line]
+    path.write_text("# mine\n" + "\n".join(lines))
+    before = contents(run.path)
+    RunFolder.create(run.path, experiment, {"torch": "another"})
+    assert contents(run.path) == before
+
+
+def test_the_environment_is_that_of_the_beginning(run):
+    """A second driver is refused later, by the lock."""
+    (run.path / "environment.json").write_text('{"torch": "2"}')
+    with run.locked():
+        again = RunFolder.create(run.path, run.experiment(), {"torch": "3"})
+        with pytest.raises(RunFolderError, match="a run is going on"), again.locked():
+            pass
+    assert json.loads((run.path / "environment.json").read_text()) == {"torch": "2"}
+
+
+def test_a_search_keeps_the_objectives_that_it_was_given(tmp_path):
+    search = {"space": {"td3_bc": {"alpha": {"uniform": [0, 1]}}}}
+    experiment = check_experiment({"environment": "diffuse_mix", "search": search})
+    resolved = with_objectives(experiment, has_world=False)
+    RunFolder.create(tmp_path / "run", experiment, {})
+    run = RunFolder.create(tmp_path / "run", resolved, {})
+    assert run.experiment() == resolved
+    with pytest.raises(RunFolderError, match="another experiment: evaluation, search not as in"):
+        RunFolder.create(tmp_path / "run", with_objectives(experiment, has_world=True), {})
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (("max_timesteps: 1000", "max_timesteps: 2000"), "and 2 more cells do not belong .*: training changed"),
+        (("- 2\n", ""), "seed2-.* does not belong .*: environment, algorithm or seed changed"),
+    ],
+)
+def test_cells_of_an_experiment_that_was_changed_by_hand(run, change, what):
+    """They are not counted beside the new ones, and nothing goes on before that is settled."""
+    for cell in run.cells():
+        cell.write_result({"status": FINISHED, "updates": 1000})
+    path = run.path / "experiment.yaml"
+    path.write_text(path.read_text().replace(*change))
+    before = contents(run.path)
+    changed = load_experiment(path)
+    with pytest.raises(RunFolderError, match=what) as caught:
+        RunFolder.create(run.path, changed, {})
+    assert "remove" not in str(caught.value).lower()
+    assert contents(run.path) == before
+    run.add_cells(changed.cells())
+    assert len(read_progress(run).cells) == len(changed.cells())
+    assert len(cells_frame(run)) == len(changed.cells())
+
+
+def test_a_seed_more_is_the_same_experiment(run):
+    path = run.path / "experiment.yaml"
+    path.write_text(path.read_text().replace("- 2\n", "- 2\n- 3\n"))
+    again = RunFolder.create(run.path, load_experiment(path), {})
+    assert [cell.path.name for cell in again.cells()] == [cell.path.name for cell in run.cells()]
 
 
 @contextmanager
