@@ -230,7 +230,12 @@ class StudySearch(OptunaSearch):
     def _enqueue_known_points(self) -> None:
         """The trials that were recorded, the defaults, the given points, and for a grid all others."""
         search = search_of(self._experiment)
-        points: list[Params] = [dict(facts["params"]) for facts in self._run.trials().values()]
+        known = {trial.number for trial in self.study.trials}
+        for number, facts in self._run.trials().items():
+            # In a study that was lost every trial has its old number again, the ones that repeat others too.
+            if number not in known or not self._place.is_private:
+                self.study.enqueue_trial(dict(facts["params"]), skip_if_exists=not self._place.is_private)
+        points: list[Params] = []
         for algorithm in self._experiment.algorithm:
             settings = all_settings(algorithm, self._experiment.settings.get(algorithm, {}))
             if self._points.contains(algorithm, settings):
