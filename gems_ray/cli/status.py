@@ -34,5 +34,5 @@ def status(
     for folder in folders:
         try:
             say(f"{folder}: {read_progress(RunFolder(folder)).summary()}")
-        except RunFolderError as error:  # the other runs can be shown all the same
-            say(f"{folder}: {error}")
+        except (RunFolderError, OSError) as error:  # the other runs can be shown all the same
+            say(f"{folder}: {str(error).splitlines()[0]}")

@@ -103,7 +103,8 @@ def read_cell(folder: CellFolder) -> CellState:
     max_timesteps = 0
     try:
         max_timesteps = int(folder.description["training"]["max_timesteps"])
-        state, result = folder.status, folder.result() or {}
+        result = folder.result() or {}
+        state = folder.status_by(result or None)
     except RunFolderError as error:
         state, result = UNFINISHED, {"reason": str(error)}
     if state not in ENDED and folder.is_locked():

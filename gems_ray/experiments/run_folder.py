@@ -24,13 +24,25 @@ from filelock import FileLock, Timeout
 
 from gems_ray.config import dump_yaml, load_config, plain, read_yaml
 from gems_ray.errors import ConfigError, RunFolderError
-from gems_ray.experiments.cell_folder import DESCRIPTION, LOCK, CellFolder, is_locked, read_json, set_aside, write_json
+from gems_ray.experiments.cell_folder import (
+    DESCRIPTION,
+    LOCK,
+    CellFolder,
+    check_kind,
+    check_numbers,
+    is_locked,
+    read_json,
+    set_aside,
+    write_json,
+)
 from gems_ray.experiments.spec import Cell, Experiment
 from gems_ray.files import write_text_atomically
 
 ENVIRONMENT = "environment.json"
 EXPERIMENT, CELLS, REFERENCES, TRIALS, BEST = "experiment.yaml", "cells", "references", "trials", "best.yaml"
-TRIAL_KEYS = {"algorithm", "settings", "params", "cells"}
+REFERENCE_POLICIES = ("random", "oracle", "behavior")  # weakest first
+TRIAL_KEYS = {"algorithm": str, "settings": dict, "params": dict, "cells": list}
+CANDIDATE_KEYS = {"label": str, "trial": (int, type(None)), "algorithm": str, "settings": dict, "cells": list}
 DATASETS, STUDY, CANDIDATES = "datasets.json", "study.json", "candidates.json"
 
 
@@ -174,7 +186,7 @@ class RunFolder:
         Raises:
             RunFolderError: a dataset was changed since the run began.
         """
-        known = read_json(self.path / DATASETS) or {}
+        known = read_json(self.path / DATASETS, _check_datasets) or {}
         for environment, facts in found.items():
             before = known.get(environment, facts)
             if before["fingerprint"] != facts["fingerprint"]:
@@ -186,7 +198,7 @@ class RunFolder:
 
     def references(self, environment: str) -> dict[str, dict[str, float]] | None:
         """Evaluations of the reference policies on the test users; None where there is no world."""
-        return read_json(self.path / REFERENCES / f"{environment}.json")
+        return read_json(self.path / REFERENCES / f"{environment}.json", _check_references)
 
     def write_references(self, environment: str, rows: Mapping[str, Mapping[str, float]]) -> None:
         """Records the evaluations of the reference policies."""
@@ -198,19 +210,23 @@ class RunFolder:
         return {int(file.stem): _read_trial(file) for file in sorted(files, key=lambda file: int(file.stem))}
 
     def mend_trials(self) -> None:
-        """Sets damaged records aside; the study has what was in them."""
+        """Sets damaged records aside; the study has what was in them, and the trials say what the candidates are."""
         for file in (self.path / TRIALS).glob("*.yaml"):
             try:
                 _read_trial(file)
             except RunFolderError:
                 set_aside(file)
+        try:
+            self.candidates()
+        except RunFolderError:
+            set_aside(self.path / CANDIDATES)
 
     def candidates(self) -> list[dict[str, Any]] | None:
         """What a search trains again on fresh seeds: `label`, `trial`, `settings`, the names of the `cells`.
 
         None until all of its trials have ended.
         """
-        found = read_json(self.path / CANDIDATES)
+        found = read_json(self.path / CANDIDATES, _check_candidates)
         return None if found is None else found["candidates"]
 
     def write_candidates(self, candidates: Sequence[Mapping[str, Any]]) -> None:
@@ -225,11 +241,41 @@ class RunFolder:
 def _read_trial(file: Path) -> dict[str, Any]:
     try:
         facts = plain(read_yaml(file).data)
-        if missing := TRIAL_KEYS - facts.keys():
+        if missing := TRIAL_KEYS.keys() - facts.keys():
             raise ConfigError(f"{file}: `{missing.pop()}` is missing.")
+        _check_record(facts, TRIAL_KEYS)
     except ConfigError as error:
         raise RunFolderError(f"{error} Remove the file and resume the run.") from None
+    except ValueError as error:
+        raise RunFolderError(f"{file}: cannot be read ({error}). Remove the file and resume the run.") from None
     return facts
+
+
+def _check_record(facts: Mapping[str, Any], keys: Mapping[str, Any]) -> None:
+    for key, kind in keys.items():
+        check_kind(facts[key], kind, key)
+    for name in facts["cells"]:
+        check_kind(name, str, "cells")
+
+
+def _check_candidates(found: Mapping[str, Any]) -> None:
+    check_kind(found["candidates"], list, "candidates")
+    for candidate in found["candidates"]:
+        check_kind(candidate, dict, "candidates")
+        _check_record(candidate, CANDIDATE_KEYS)
+
+
+def _check_references(found: Mapping[str, Any]) -> None:
+    for name in REFERENCE_POLICIES:
+        check_numbers(found[name], name)
+        for key in ("return_mean", "users"):
+            check_kind(found[name][key], (int, float), f"{name}.{key}")
+
+
+def _check_datasets(found: Mapping[str, Any]) -> None:
+    for environment, facts in found.items():
+        check_kind(facts, dict, environment)
+        check_kind(facts["fingerprint"], str, f"{environment}.fingerprint")
 
 
 def check_free(path: Path, experiment: Experiment) -> None:

@@ -51,6 +51,7 @@ class CellRun:
         self.max_timesteps = training.max_timesteps
         self._fingerprints = {"dataset": data.fingerprint, "world": data.world_fingerprint}
         self._lock = folder.lock(wait_s)
+        folder.sweep()
         self._log_handler = folder.open_log()
         self.log = logging.getLogger(f"gems_ray.cell.{folder.path.name}")
         self.log.setLevel(logging.INFO)

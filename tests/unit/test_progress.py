@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from analysis.tables import cells_frame
+from gems_ray.cli.main import main
 from gems_ray.errors import RunFolderError
 from gems_ray.experiments.candidates import with_objectives
 from gems_ray.experiments.cell_folder import DIVERGED, ENDED, FAILED, FINISHED, PRUNED, RUNNING
 from gems_ray.experiments.progress import CellState, RunState, describe_seconds, read_cell, read_progress
-from gems_ray.experiments.run_folder import RunFolder
+from gems_ray.experiments.run_folder import REFERENCE_POLICIES, RunFolder
 from gems_ray.experiments.spec import check_experiment, load_experiment
 
 NOBODY = 65534
@@ -411,6 +413,18 @@ def test_a_folder_that_may_only_be_read():
         )
 
 
+def test_a_run_of_another_account_is_seen_to_run():
+    with tempfile.TemporaryDirectory() as folder:
+        run = make_run(Path(folder) / "run")
+        Path(folder).chmod(0o755)
+        held = run.cells()[0].lock()
+        with run.locked(), reader():
+            states = read_progress(RunFolder.open(run.path))
+        held.release()
+        assert states.running
+        assert [cell.state for cell in states.cells] == [RUNNING, "pending", "pending"]
+
+
 def test_a_finished_search_needs_nothing_more(tmp_path):
     """The default among the best trials is one candidate less than could have been."""
     search = {
@@ -426,7 +440,8 @@ def test_a_finished_search_needs_nothing_more(tmp_path):
         run.cell(cell.name).write_result({"status": "finished", "updates": 1})
     run.write_trial(0, {"algorithm": "td3_bc", "settings": {}, "params": {}, "cells": [trial[0].name]})
     assert "not begun" in read_progress(run).summary()
-    run.write_candidates([{"cells": [again[0].name]}])
+    candidate = {"label": "td3_bc default", "trial": 0, "algorithm": "td3_bc", "settings": {}}
+    run.write_candidates([candidate | {"cells": [again[0].name]}])
     assert read_progress(run).summary() == "2 finished."
 
 
@@ -449,3 +464,122 @@ def test_damage_is_named(tmp_path):
     (run.path / "experiment.yaml").write_text("environment: [diff")
     with pytest.raises(RunFolderError, match=r"experiment\.yaml"):
         read_progress(run)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{}", '{"status": null}', '{"status": "done"}', '{"status": ["finished"]}',
+        '{"status": "finished", "updates": "many"}', '{"status": "finished", "report": [1]}',
+        '{"status": "finished", "report": {"updates": "x"}}', '{"status": "finished", "test": {"last": 3}}',
+        '{"status": "finished", "test": {"last": {"return_mean": "high"}}}', '{"status": "finished", "validation": 1}',
+        '{"status": "failed", "reason": {}}',
+    ],
+)  # fmt: skip
+def test_a_result_of_another_shape_is_damaged(run, content):
+    cell = run.cells()[0]
+    (cell.path / "result.json").write_text(content)
+    state = read_cell(cell)
+    assert state.state == "unfinished"
+    assert "result.json: cannot be read" in state.reason
+    with pytest.raises(RunFolderError, match=r"result\.json: cannot be read"):
+        cells_frame(run)
+    cell.mend()
+    assert cell.status == "pending"
+    assert (cell.path / "result.json.damaged").read_text() == content
+
+
+@pytest.mark.parametrize("content", [b"seconds\n3\n", b"\x00\xff\n" * 9, b"\r\r\n1,2\n", b"\n\n", b"updates\nabc\n"])
+def test_metrics_of_another_shape_are_set_aside(run, content):
+    cell = run.cells()[0]
+    path = cell.path / "metrics.csv"
+    path.write_bytes(content)
+    assert cell.metrics() == []
+    assert read_cell(cell).report == {}
+    cell.keep_metrics("updates", 100)
+    assert path.with_name("metrics.csv.damaged").read_bytes() == content
+    cell.append_metrics({"updates": 0, "seconds": 1.0})
+    assert len(cell.metrics()) == 1
+
+
+def test_a_row_without_numbers_is_left_out(run):
+    cell = run.cells()[0]
+    (cell.path / "metrics.csv").write_text("updates,seconds\nabc,2\n100,x\n100,2\n")
+    assert cell.metrics() == [{"updates": "100", "seconds": "2"}]
+    assert read_cell(cell).updates == 100
+
+
+def test_a_metric_more_after_an_upgrade(run):
+    cell = run.cells()[0]
+    cell.append_metrics({"updates": 0, "loss": 1.5})
+    cell.append_metrics({"updates": 1, "new": 7, "loss": 2.5})
+    cell.append_metrics({"updates": 2})
+    assert cell.metrics() == [
+        {"updates": "0", "loss": "1.5", "new": ""},
+        {"updates": "1", "loss": "2.5", "new": "7"},
+        {"updates": "2", "loss": "", "new": ""},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("max_timesteps: 1000", "max_timesteps: many"), ("seed: 0", "seed: first"), ("settings: {}", "settings: 3")],
+)
+def test_a_description_of_another_shape_is_damaged(run, old, new):
+    path = run.cells()[0].path / "cell.yaml"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    assert "cell.yaml" in read_progress(run).cells[0].reason
+    with pytest.raises(RunFolderError, match=r"cell\.yaml"):
+        cells_frame(run)
+
+
+def test_other_files_of_another_shape_name_themselves(run):
+    def damaged(name, text, read):
+        (run.path / name).parent.mkdir(exist_ok=True)
+        (run.path / name).write_text(text)
+        with pytest.raises(RunFolderError, match=name):
+            read()
+
+    for text in (
+        "{}",
+        '{"random": {"return_mean": 1, "users": 2}}',
+        json.dumps({key: {} for key in REFERENCE_POLICIES}),
+    ):
+        damaged("references/diffuse_mix.json", text, lambda: run.references("diffuse_mix"))
+    for text in ('{"diffuse_mix": 3}', '{"diffuse_mix": {}}'):
+        damaged("datasets.json", text, lambda: run.check_datasets({}))
+    for text in ("{}", '{"candidates": {}}', '{"candidates": [3]}', '{"candidates": [{"cells": [1]}]}'):
+        damaged("candidates.json", text, run.candidates)
+    for text in (
+        "algorithm: a\nsettings: {}\nparams: 3\ncells: []\n",
+        "algorithm: a\nsettings: {}\nparams: {}\ncells: x\n",
+    ):
+        damaged("trials/0000.yaml", text, run.trials)
+    run.mend_trials()
+    assert (run.candidates(), run.trials()) == (None, {})
+
+
+def test_status_goes_on_past_a_damaged_run(tmp_path, monkeypatch, capsys):
+    for name in ("a", "c"):
+        make_run(tmp_path / name)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "experiment.yaml").write_text("environment: 3\n")
+    monkeypatch.setattr(sys, "argv", ["run_tune.py", "status", "--storage", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    lines = capsys.readouterr().out.splitlines()
+    assert ended.value.code == 0
+    assert [line.split(":")[0] for line in lines] == [str(tmp_path / name) for name in "abc"]
+
+
+def test_what_a_killed_process_left_is_swept(run):
+    cell = run.cells()[0]
+    left = [cell.path / f".{name}.123.partial" for name in ("last.safetensors", "best.safetensors", "metrics.csv")]
+    for path in left:
+        path.write_bytes(b"half")
+    other = cell.path / ".result.json.7.partial"  # a driver may write this one at any time
+    other.touch()
+    cell.sweep()
+    assert not any(path.exists() for path in left)
+    assert other.exists()
