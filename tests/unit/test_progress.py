@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from analysis.tables import cells_frame
+from gems_ray.cli.console import console
 from gems_ray.cli.main import main
 from gems_ray.errors import RunFolderError
 from gems_ray.experiments.candidates import with_objectives
@@ -122,13 +123,13 @@ def test_remaining_time_of_a_run_by_hand():
     ("cells", "running", "planned", "text"),
     [
         ([], False, 0, "nothing begun."),
-        ([], False, 3, "3 not begun. No process runs it: `run_tune.py resume` goes on."),
-        ([cell_state("pending")], False, 1, "1 pending. No process runs it: `run_tune.py resume` goes on."),
+        ([], False, 3, "3 not begun. No process runs it."),
+        ([cell_state("pending")], False, 1, "1 pending. No process runs it."),
         ([cell_state(FINISHED, 1000, 9.0)] * 2, False, 2, "2 finished."),
         ([cell_state(FINISHED), cell_state(DIVERGED), cell_state(FAILED), cell_state(PRUNED)], False, 4,
          "1 diverged, 1 failed, 1 finished, 1 pruned."),
         ([cell_state(FINISHED, 1000, 9.0)] * 2, False, 3,
-         "2 finished, 1 not begun. No process runs it: `run_tune.py resume` goes on."),
+         "2 finished, 1 not begun. No process runs it."),
         ([cell_state(RUNNING), cell_state("pending")], True, 2, "1 pending, 1 running. Running."),
         ([cell_state(RUNNING, 250, 10.0)], True, 1, "1 running. Running, about 30 s left."),
         ([cell_state(RUNNING, 250, 100.0)] * 2, True, 10,
@@ -408,9 +409,7 @@ def test_a_folder_that_may_only_be_read():
         finally:
             for path in everything:
                 path.chmod(0o755 if path.is_dir() else 0o644)
-        assert state.summary() == (
-            "1 finished, 1 pending, 1 unfinished. No process runs it: `run_tune.py resume` goes on."
-        )
+        assert state.summary() == ("1 finished, 1 pending, 1 unfinished. No process runs it.")
 
 
 def test_a_run_of_another_account_is_seen_to_run():
@@ -570,7 +569,46 @@ def test_status_goes_on_past_a_damaged_run(tmp_path, monkeypatch, capsys):
         main()
     lines = capsys.readouterr().out.splitlines()
     assert ended.value.code == 0
-    assert [line.split(":")[0] for line in lines] == [str(tmp_path / name) for name in "abc"]
+    assert [line.split(":")[0] for line in lines[:3]] == [str(tmp_path / name) for name in "abc"]
+    assert lines[3:] == ["`python run_tune.py resume RUN` goes on with a run that no process runs."]
+
+
+@pytest.fixture
+def shown(tmp_path, monkeypatch, capsys):
+    """Runs a command here, in a terminal of 80 columns; returns its lines."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["run_tune.py", *map(str, arguments)])
+        monkeypatch.setattr(console, "_width", 80)
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 0
+        return capsys.readouterr().out.splitlines()
+
+    return run
+
+
+def test_status_fits_80_columns_and_crops_no_number(tmp_path, shown):
+    run = make_run(tmp_path / "a b", environment="diffuse_topdown", algorithm="bc_best")
+    report = {"updates": 1000, "eval/return_mean": 123.4, "eval/best_return_mean": 234.5, "train/q_policy": 1345.6}
+    run.cells()[0].write_result({"status": DIVERGED, "report": report})
+    lines = shown("status", run.path)
+    assert lines[0].split() == ["cell", "state", "updates", "return", "best", "Q"]
+    row = next(line for line in lines if DIVERGED in line)
+    assert row.split()[1:] == [DIVERGED, "100%", "123.4", "234.5", "1345.6"]
+    assert max(map(len, lines[:-1])) <= 80
+    assert "".join(line.split()[0] for line in lines[1:3]) == run.cells()[0].path.name
+    assert lines[-3:] == [
+        "1 diverged, 2 pending. No process runs it.",
+        "Continue with:",
+        f"  python run_tune.py resume '{run.path}'",
+    ]
+
+
+def test_a_log_without_a_last_newline_is_shown(run, shown):
+    assert shown("logs", run.path, "seed0")[0].endswith("has no log yet (pending).")
+    run.cells()[0].log.write_text("one line")
+    assert shown("logs", run.path, "seed0") == ["one line"]
 
 
 def test_what_a_killed_process_left_is_swept(run):
