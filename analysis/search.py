@@ -106,20 +106,15 @@ def to_rich(run: RunFolder) -> list[Table]:
     """The best trials, and the candidates, for a terminal of 80 columns."""
     objectives = _objectives(run)
     trials = trials_frame(run)
-    params = [
-        name
-        for name in trials.columns
-        if name not in {"trial", "state", "algorithm", *objectives, FQE, RETURN, "best", "cells"}
-    ]
     shown = Table(box=None, pad_edge=False, title="Best trials", title_justify="left")
-    for name in ("trial", *params, *objectives):
-        shown.add_column(name, justify="right", overflow="fold")
+    for name in ("trial", "settings", *objectives):
+        shown.add_column(name, justify="left" if name == "settings" else "right", overflow="fold")
     if objectives[0] in trials:
         done = trials[trials["state"] == COMPLETE].sort_values(["best", objectives[0]], ascending=False, kind="stable")
+        params = {trial.number: trial.params for trial in read_trials(run, objectives)}
         for row in done.head(5).to_dict("records"):
-            shown.add_row(
-                str(row["trial"]), *(_short(row[name]) for name in params), *(_short(row[o]) for o in objectives)
-            )
+            settings = {name.removeprefix(f"{row['algorithm']}."): v for name, v in params[row["trial"]].items()}
+            shown.add_row(str(row["trial"]), _settings(settings), *(_short(row[name]) for name in objectives))
     drawn = Table(box=None, pad_edge=False, title="Candidates", title_justify="left")
     header, rows = _display(candidates_frame(run))
     for index, name in enumerate(header):

@@ -8,11 +8,10 @@ import pandas as pd
 from rich.table import Table
 
 from gems_ray.experiments.cell_folder import DIVERGED, WITH_RESULT, CellFolder
-from gems_ray.experiments.run_folder import RunFolder
+from gems_ray.experiments.run_folder import REFERENCE_POLICIES, RunFolder
 from gems_ray.files import write_text_atomically
 from gems_ray.metrics import CLONING_ERROR, Q_ABOVE_BOUND, Q_BOUND, Q_DATASET, Q_POLICY, Q_RANDOM, STEP, TD_ERROR
 
-REFERENCES = ("random", "oracle", "behavior")  # rows that no training made, weakest first
 # Column of a cell by the metric of its last report, and by the entry of its last test.
 FROM_REPORT = {
     "q_dataset": Q_DATASET,
@@ -64,7 +63,7 @@ def result_frame(run: RunFolder, cells: pd.DataFrame | None = None) -> pd.DataFr
     for environment in cells["environment"].unique():
         here = cells[cells["environment"] == environment]
         references = run.references(environment)
-        for name in REFERENCES if references else ():
+        for name in REFERENCE_POLICIES if references else ():
             value = references[name]["return_mean"]  # type: ignore[index]
             rows.append(
                 {
@@ -92,7 +91,7 @@ def result_frame(run: RunFolder, cells: pd.DataFrame | None = None) -> pd.DataFr
                     **{name: done[name].astype(float).mean() for name in DIAGNOSTICS},
                 }
             )
-        for row in rows[-len(here["algorithm"].unique()) - (len(REFERENCES) if references else 0) :]:
+        for row in rows[-len(here["algorithm"].unique()) - (len(REFERENCE_POLICIES) if references else 0) :]:
             for kind in ("last", "best"):
                 row[f"{kind}_score"] = _score(row[f"{kind}_mean"], references)
     columns = ["environment", "algorithm"]
@@ -146,7 +145,8 @@ def to_rich(table: pd.DataFrame) -> Table:
 
 
 def _cell_row(cell: CellFolder) -> dict[str, Any]:
-    description, result = cell.description, cell.result() or {}
+    description, ended = cell.description, cell.result()
+    status, result = cell.status_by(ended), ended or {}  # of the same moment
     test, validation = result.get("test", {}), result.get("validation", {})
     last, best = test.get("last", {}), test.get("best", {})
     reports = cell.metrics()
@@ -156,7 +156,7 @@ def _cell_row(cell: CellFolder) -> dict[str, Any]:
         "environment": description["environment"],
         "algorithm": description["algorithm"],
         "seed": description["seed"],
-        "status": cell.status,
+        "status": status,
         "updates": updates,
         "last_return": last.get("return_mean"),
         "last_return_se": last.get("return_se"),
@@ -185,7 +185,7 @@ def _score(value: float, references: dict[str, dict[str, float]] | None) -> floa
     if references is None:
         return math.nan
     low, high = references["random"]["return_mean"], references["behavior"]["return_mean"]
-    return 100 * (value - low) / (high - low)
+    return 100 * (value - low) / (high - low) if high != low else math.nan
 
 
 def _display(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
@@ -197,13 +197,13 @@ def _display(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
             mean, std, score = (row[f"{kind}_{value}"] for value in ("mean", "std", "score"))
             spread = "" if pd.isna(std) else f" ± {std:.1f}"
             cells += ["-" if pd.isna(mean) else f"{mean:.1f}{spread}", "-" if pd.isna(score) else f"{score:.0f}"]
-        rows.append([*cells, str(row["seeds"]) if row["algorithm"] not in REFERENCES else ""])
+        rows.append([*cells, str(row["seeds"]) if row["algorithm"] not in REFERENCE_POLICIES else ""])
     return header, rows
 
 
 def _display_diagnostics(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     header = ["environment", "algorithm", *(shown for shown, _ in DIAGNOSTICS.values())]
-    trained = table[~table["algorithm"].isin(REFERENCES) & (table["seeds"] > 0)]
+    trained = table[~table["algorithm"].isin(REFERENCE_POLICIES) & (table["seeds"] > 0)]
     rows = [
         [str(row["environment"]), str(row["algorithm"])]
         + ["-" if pd.isna(row[name]) else format(row[name], form) for name, (_, form) in DIAGNOSTICS.items()]

@@ -63,7 +63,7 @@ class Execution:
         from gems_ray.experiments.study import explained, open_study
         from gems_ray.tune.search import is_complete
 
-        for cell in self.run.cells():
+        for cell in self.run.all_cells():
             cell.mend()
         place = open_study(self.run, study_storage)
         with explained(place):

@@ -27,7 +27,7 @@ def logs(
             with folder.log.open("rb") as file:
                 file.seek(position)
                 text = file.read()
-            whole = text[: text.rfind(b"\n") + 1]
+            whole = text[: text.rfind(b"\n") + 1] if follow and not ended else text
             position += len(whole)
             if whole:
                 say(whole.decode("utf-8", errors="replace").rstrip("\n"))

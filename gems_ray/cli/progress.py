@@ -77,10 +77,10 @@ class RunProgress:
 
 
 def cell_table(cells: Sequence[CellState]) -> Table:
-    """One row per cell, for 80 columns."""
+    """One row per cell, for 80 columns: a long name is folded, numbers are whole."""
     table = Table(box=None, pad_edge=False)
-    for column in ("cell", "state"):
-        table.add_column(column, no_wrap=True)
+    table.add_column("cell", overflow="fold")
+    table.add_column("state", no_wrap=True)
     for column in ("updates", "return", "best", "Q"):
         table.add_column(column, justify="right", no_wrap=True)
     for cell in cells:

@@ -16,7 +16,7 @@ def resume(
 ) -> None:
     """Continue a run from its folder, whatever ended it.
 
-    Cells that have ended stay as they are, others go on from their last checkpoints.
+    Cells that have ended stay as they are, failed ones run again, others go on from their last checkpoints.
     """
     from gems_ray.cli.execute import execute
     from gems_ray.experiments.run_folder import EXPERIMENT, RunFolder

@@ -1,5 +1,6 @@
 """`run_tune.py status`: how far a run has come, from any terminal, without Ray."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -27,12 +28,19 @@ def status(
             if cell.reason:
                 say(f"{cell.state}: {cell.name}: {cell.reason}")
         say(progress.summary())
+        if progress.stopped:
+            say(f"Continue with:\n  {shlex.join(['python', 'run_tune.py', 'resume', str(run)])}")
         return
     folders = sorted(described.parent for described in storage.glob(f"*/{EXPERIMENT}"))
     if not folders:
         say(f"No runs in {storage}. `run_tune.py grid tune_configs/demo.yaml` makes one.")
+    stopped = False
     for folder in folders:
         try:
-            say(f"{folder}: {read_progress(RunFolder(folder)).summary()}")
-        except RunFolderError as error:  # the other runs can be shown all the same
-            say(f"{folder}: {error}")
+            progress = read_progress(RunFolder(folder))
+            say(f"{folder}: {progress.summary()}")
+            stopped |= progress.stopped
+        except (RunFolderError, OSError) as error:  # the other runs can be shown all the same
+            say(f"{folder}: {str(error).splitlines()[0]}")
+    if stopped:
+        say("`python run_tune.py resume RUN` goes on with a run that no process runs.")

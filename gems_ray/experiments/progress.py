@@ -53,6 +53,15 @@ class RunState:
     running: bool
     planned: int  # cells that the run will have at its end, at least
 
+    @property
+    def stopped(self) -> bool:
+        """Whether something is left to do, and no process does it."""
+        return self._has_work and not self.running
+
+    @property
+    def _has_work(self) -> bool:
+        return len(self.cells) < self.planned or any(cell.state not in ENDED for cell in self.cells)
+
     def summary(self) -> str:
         """One line: states, and the time that is left."""
         counts = Counter(cell.state for cell in self.cells)
@@ -60,11 +69,10 @@ class RunState:
         if (later := self.planned - len(self.cells)) > 0:
             parts.append(f"{later} not begun")
         text = ", ".join(parts) or "nothing begun"
-        open_cells = [cell for cell in self.cells if cell.state not in ENDED]
-        if not open_cells and later <= 0:
+        if not self._has_work:
             return f"{text}."
-        if not self.running:
-            return f"{text}. No process runs it: `run_tune.py resume` goes on."
+        if self.stopped:
+            return f"{text}. No process runs it."
         left = self.remaining_seconds()
         return f"{text}. Running" + ("." if left is None else f", about {describe_seconds(left)} left.")
 
@@ -103,7 +111,8 @@ def read_cell(folder: CellFolder) -> CellState:
     max_timesteps = 0
     try:
         max_timesteps = int(folder.description["training"]["max_timesteps"])
-        state, result = folder.status, folder.result() or {}
+        result = folder.result() or {}
+        state = folder.status_by(result or None)
     except RunFolderError as error:
         state, result = UNFINISHED, {"reason": str(error)}
     if state not in ENDED and folder.is_locked():

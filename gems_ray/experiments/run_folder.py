@@ -1,7 +1,7 @@
 """The run folder: plain YAML, JSON, CSV and safetensors under relative paths, the record of truth of every run.
 
     RUN/experiment.yaml              what was asked for; can be run again
-    RUN/environment.json             versions and hardware
+    RUN/environment.json             versions and hardware, where the run began
     RUN/datasets.json                fingerprints of the datasets and their worlds
     RUN/references/ENVIRONMENT.json  returns of the reference policies on the test users
     RUN/cells/CELL/cell.yaml         everything that determines the cell
@@ -24,12 +24,25 @@ from filelock import FileLock, Timeout
 
 from gems_ray.config import dump_yaml, load_config, plain, read_yaml
 from gems_ray.errors import ConfigError, RunFolderError
-from gems_ray.experiments.cell_folder import DESCRIPTION, LOCK, CellFolder, is_locked, read_json, set_aside, write_json
+from gems_ray.experiments.cell_folder import (
+    DESCRIPTION,
+    LOCK,
+    CellFolder,
+    check_kind,
+    check_numbers,
+    is_locked,
+    read_json,
+    set_aside,
+    write_json,
+)
 from gems_ray.experiments.spec import Cell, Experiment
 from gems_ray.files import write_text_atomically
 
+ENVIRONMENT = "environment.json"
 EXPERIMENT, CELLS, REFERENCES, TRIALS, BEST = "experiment.yaml", "cells", "references", "trials", "best.yaml"
-TRIAL_KEYS = {"algorithm", "settings", "params", "cells"}
+REFERENCE_POLICIES = ("random", "oracle", "behavior")  # weakest first
+TRIAL_KEYS = {"algorithm": str, "settings": dict, "params": dict, "cells": list}
+CANDIDATE_KEYS = {"label": str, "trial": (int, type(None)), "algorithm": str, "settings": dict, "cells": list}
 DATASETS, STUDY, CANDIDATES = "datasets.json", "study.json", "candidates.json"
 
 
@@ -52,8 +65,10 @@ class RunFolder:
         """
         check_free(path, experiment)
         run = cls(path)
-        write_text_atomically(path / EXPERIMENT, dump_yaml(experiment.as_yaml()))
-        write_json(path / "environment.json", environment)
+        if not (path / EXPERIMENT).exists() or run.experiment() != experiment:  # a search finds its objectives
+            write_text_atomically(path / EXPERIMENT, dump_yaml(experiment.as_yaml()))
+        if not (path / ENVIRONMENT).exists():  # where the run began; another driver may be at work in the folder
+            write_json(path / ENVIRONMENT, environment)
         return run
 
     @classmethod
@@ -123,9 +138,31 @@ class RunFolder:
         return CellFolder(self.path / CELLS / name)
 
     def cells(self) -> list[CellFolder]:
-        """All cells in the order of their names."""
+        """The experiment's own cells that have a folder, in the order of their names.
+
+        Raises:
+            RunFolderError: the experiment's file is damaged.
+        """
+        own = self._own_names()
+        return [folder for folder in self.all_cells() if own is None or folder.path.name in own]
+
+    def all_cells(self) -> list[CellFolder]:
+        """All cells in the order of their names, those of an experiment that was changed since among them."""
         folders = sorted((self.path / CELLS).glob(f"*/{DESCRIPTION}"))
         return [CellFolder(described.parent) for described in folders]
+
+    def _own_names(self) -> set[str] | None:
+        """Names of the cells of a grid, or of all trials and candidates; None where a damaged file leaves that open."""
+        if not (self.path / EXPERIMENT).exists():
+            return None
+        experiment = self.experiment()
+        if not experiment.search:
+            return {cell.name for cell in experiment.cells()}
+        try:
+            records = [*self.trials().values(), *(self.candidates() or [])]
+        except RunFolderError:
+            return None
+        return {name for facts in records for name in facts["cells"]}
 
     def find_cell(self, text: str) -> CellFolder:
         """The cell whose name is, or alone contains, a text.
@@ -133,7 +170,7 @@ class RunFolder:
         Raises:
             RunFolderError: none does, or several.
         """
-        cells = self.cells()
+        cells = self.all_cells()
         found = [cell for cell in cells if cell.path.name == text] or [c for c in cells if text in c.path.name]
         if len(found) != 1:
             names = ", ".join(cell.path.name for cell in (found or cells))
@@ -149,7 +186,7 @@ class RunFolder:
         Raises:
             RunFolderError: a dataset was changed since the run began.
         """
-        known = read_json(self.path / DATASETS) or {}
+        known = read_json(self.path / DATASETS, _check_datasets) or {}
         for environment, facts in found.items():
             before = known.get(environment, facts)
             if before["fingerprint"] != facts["fingerprint"]:
@@ -161,7 +198,7 @@ class RunFolder:
 
     def references(self, environment: str) -> dict[str, dict[str, float]] | None:
         """Evaluations of the reference policies on the test users; None where there is no world."""
-        return read_json(self.path / REFERENCES / f"{environment}.json")
+        return read_json(self.path / REFERENCES / f"{environment}.json", _check_references)
 
     def write_references(self, environment: str, rows: Mapping[str, Mapping[str, float]]) -> None:
         """Records the evaluations of the reference policies."""
@@ -173,19 +210,23 @@ class RunFolder:
         return {int(file.stem): _read_trial(file) for file in sorted(files, key=lambda file: int(file.stem))}
 
     def mend_trials(self) -> None:
-        """Sets damaged records aside; the study has what was in them."""
+        """Sets damaged records aside; the study has what was in them, and the trials say what the candidates are."""
         for file in (self.path / TRIALS).glob("*.yaml"):
             try:
                 _read_trial(file)
             except RunFolderError:
                 set_aside(file)
+        try:
+            self.candidates()
+        except RunFolderError:
+            set_aside(self.path / CANDIDATES)
 
     def candidates(self) -> list[dict[str, Any]] | None:
         """What a search trains again on fresh seeds: `label`, `trial`, `settings`, the names of the `cells`.
 
         None until all of its trials have ended.
         """
-        found = read_json(self.path / CANDIDATES)
+        found = read_json(self.path / CANDIDATES, _check_candidates)
         return None if found is None else found["candidates"]
 
     def write_candidates(self, candidates: Sequence[Mapping[str, Any]]) -> None:
@@ -200,24 +241,92 @@ class RunFolder:
 def _read_trial(file: Path) -> dict[str, Any]:
     try:
         facts = plain(read_yaml(file).data)
-        if missing := TRIAL_KEYS - facts.keys():
+        if missing := TRIAL_KEYS.keys() - facts.keys():
             raise ConfigError(f"{file}: `{missing.pop()}` is missing.")
+        _check_record(facts, TRIAL_KEYS)
     except ConfigError as error:
         raise RunFolderError(f"{error} Remove the file and resume the run.") from None
+    except ValueError as error:
+        raise RunFolderError(f"{file}: cannot be read ({error}). Remove the file and resume the run.") from None
     return facts
+
+
+def _check_record(facts: Mapping[str, Any], keys: Mapping[str, Any]) -> None:
+    for key, kind in keys.items():
+        check_kind(facts[key], kind, key)
+    for name in facts["cells"]:
+        check_kind(name, str, "cells")
+
+
+def _check_candidates(found: Mapping[str, Any]) -> None:
+    check_kind(found["candidates"], list, "candidates")
+    for candidate in found["candidates"]:
+        check_kind(candidate, dict, "candidates")
+        _check_record(candidate, CANDIDATE_KEYS)
+
+
+def _check_references(found: Mapping[str, Any]) -> None:
+    for name in REFERENCE_POLICIES:
+        check_numbers(found[name], name)
+        for key in ("return_mean", "users"):
+            check_kind(found[name][key], (int, float), f"{name}.{key}")
+
+
+def _check_datasets(found: Mapping[str, Any]) -> None:
+    for environment, facts in found.items():
+        check_kind(facts, dict, environment)
+        check_kind(facts["fingerprint"], str, f"{environment}.fingerprint")
 
 
 def check_free(path: Path, experiment: Experiment) -> None:
     """Makes sure that a folder can be, or already is, the run folder of an experiment.
 
     Raises:
-        RunFolderError: it holds another experiment, or files that are not a run's.
+        RunFolderError: it holds another experiment, cells of another one, or files that are not a run's.
     """
-    described = path / EXPERIMENT
-    if described.exists():
-        if described.read_bytes() != dump_yaml(experiment.as_yaml()).encode():
+    if (path / EXPERIMENT).exists():
+        run = RunFolder(path)
+        if differing := _differing(_resolved(run.experiment(), experiment).as_yaml(), experiment.as_yaml()):
             raise RunFolderError(
-                f"{path}: holds a run of another experiment. Choose another --name, or remove the folder."
+                f"{path}: holds a run of another experiment: {differing} not as in its {EXPERIMENT}. Choose another "
+                f"--name; `run_tune.py resume {path}` goes on with the run that is there."
             )
+        if not experiment.search:  # a search compares the records of its trials
+            _check_own_cells(run, experiment)
     elif path.exists() and any(not file.name.startswith(".") for file in path.iterdir()):
         raise RunFolderError(f"{path}: holds files that are not a run's. Choose another --name.")
+
+
+def _check_own_cells(run: RunFolder, experiment: Experiment) -> None:
+    """An experiment.yaml that was changed by hand would leave two generations of cells in one folder."""
+    own = {cell.name: cell for cell in experiment.cells()}
+    foreign = [folder for folder in run.all_cells() if folder.path.name not in own]
+    if not foreign:
+        return
+    try:
+        found = foreign[0].description
+    except RunFolderError:
+        found = {}
+    place = tuple(found.get(key) for key in ("environment", "algorithm", "seed"))
+    alike = [cell for cell in own.values() if (cell.environment, cell.algorithm, cell.seed) == place]
+    differing = _differing(found, alike[0].describe()) if alike else "environment, algorithm or seed"
+    more = f" and {len(foreign) - 1} more cells do" if len(foreign) > 1 else " does"
+    raise RunFolderError(
+        f"{run.path / EXPERIMENT}: {foreign[0].path.name}{more} not belong to this experiment: "
+        f"{differing or 'settings'} changed. Put the old values back, or run the file under another --name; "
+        "nothing in the folder was touched."
+    )
+
+
+def _resolved(known: Experiment, experiment: Experiment) -> Experiment:
+    """A search that leaves its objectives open has those that it was given when it began."""
+    if not known.search or not experiment.search or known.search.objectives:
+        return known
+    search = known.search.model_copy(update={"objectives": experiment.search.objectives})
+    holdout = known.evaluation.holdout or experiment.evaluation.holdout
+    evaluation = known.evaluation.model_copy(update={"holdout": holdout})
+    return known.model_copy(update={"search": search, "evaluation": evaluation})
+
+
+def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    return ", ".join(sorted(key for key in {*one, *other} if one.get(key) != other.get(key)))

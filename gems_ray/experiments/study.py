@@ -16,7 +16,7 @@ from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.storages import RDBStorage
 
 from gems_ray.errors import StudyError
-from gems_ray.experiments.cell_folder import read_json, set_aside, write_json
+from gems_ray.experiments.cell_folder import check_kind, read_json, set_aside, write_json
 from gems_ray.experiments.run_folder import STUDY, RunFolder
 
 SQLITE_FILE = "study.db"
@@ -44,7 +44,7 @@ def open_study(run: RunFolder, url: str | None) -> StudyPlace:
         StudyError: the storage cannot be opened, or the run began with another one.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    known: dict[str, Any] = read_json(run.path / STUDY) or {}
+    known: dict[str, Any] = read_json(run.path / STUDY, _check_facts) or {}
     shown = None if url is None else _shown(_parse(url))
     if known and url is None:
         url = shown = known["storage"]
@@ -59,14 +59,21 @@ def open_study(run: RunFolder, url: str | None) -> StudyPlace:
     return StudyPlace(storage, facts["name"], facts["run"], is_private=url is None)
 
 
+def _check_facts(facts: dict[str, Any]) -> None:
+    check_kind(facts["name"], str, "name")
+    check_kind(facts["run"], str, "run")
+    check_kind(facts["storage"], (str, type(None)), "storage")
+
+
 @contextmanager
 def explained(place: StudyPlace) -> Iterator[None]:
     """Turns the end of a database, or of its disk, into one line: the cells are saved, and a run can go on."""
     try:
         yield
     except StorageInternalError as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
         raise StudyError(
-            f"study `{place.name}`: its storage does not answer any more ({error.__cause__ or error}). "
+            f"study `{place.name}`: its storage does not answer any more ({reason}). "
             "All cells are saved; `run_tune.py resume` goes on when it does."
         ) from None
 
@@ -102,7 +109,8 @@ def _open_sqlite(run: RunFolder) -> RDBStorage:
     if path.exists() and not _is_whole(path):
         for file in (path, *path.parent.glob(f"{path.name}-*")):  # its journal too
             set_aside(file)
-    return _open(f"sqlite:///{path.resolve()}")
+    # Not as text: a `?` or `#` in the path would mean something else.
+    return _open(sqlalchemy.URL.create("sqlite", database=str(path.resolve())).render_as_string())
 
 
 def _is_whole(path: Path) -> bool:

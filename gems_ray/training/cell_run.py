@@ -6,10 +6,13 @@ import os
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from gems_ray import metrics
 from gems_ray.data.schema import REQUIRED, Dataset
@@ -22,6 +25,9 @@ from gems_ray.training.evaluate import Evaluator
 from gems_ray.training.offline_evaluation import DISCOUNT, OfflineEvaluator, hold_out
 from gems_ray.training.trainer import Report, Trainer, TrainingData
 from gems_ray.world.bundle import World
+
+# What a torn or foreign checkpoint raises while it is read or loaded; RuntimeError: layers of other sizes.
+UNREADABLE = (SafetensorError, KeyError, ValueError, TypeError, AttributeError, RuntimeError)
 
 
 class CellRun:
@@ -45,19 +51,29 @@ class CellRun:
         self.max_timesteps = training.max_timesteps
         self._fingerprints = {"dataset": data.fingerprint, "world": data.world_fingerprint}
         self._lock = folder.lock(wait_s)
+        folder.sweep()
         self._log_handler = folder.open_log()
         self.log = logging.getLogger(f"gems_ray.cell.{folder.path.name}")
         self.log.setLevel(logging.INFO)
         self.log.propagate = False
         self.log.addHandler(self._log_handler)
         try:
+            if world and world.fingerprint != data.world_fingerprint:
+                raise WorldError(
+                    f"{folder.path}: the dataset was collected in world {data.world_fingerprint}, but the world of "
+                    f"{world.environment.name} on {platform.node()} is {world.fingerprint}. Put the same world on "
+                    "every machine that trains."
+                )
             self._test = Evaluator(world, "test", evaluation.test_users) if world and evaluation.test_users else None
             rows, self._offline = None, None
             if evaluation.holdout:
                 rows, held_out = hold_out(data.arrays["terminals"], evaluation.holdout)
             validation = Evaluator(world, "validation", evaluation.validation_users) if world else None
             name, settings, seed = (description[key] for key in ("algorithm", "settings", "seed"))
-            self.trainer = Trainer(data, name, settings, seed, training, validation, rows, self.log.warning)
+            self._make_trainer = partial(
+                Trainer, data, name, settings, seed, training, validation, rows, self.log.warning
+            )
+            self.trainer = self._make_trainer()
             if evaluation.holdout:
                 device = self.trainer.algorithm.device
                 self._offline = OfflineEvaluator(data.arrays, held_out, discount=DISCOUNT, device=device)
@@ -89,12 +105,13 @@ class CellRun:
         report = trainer.advance(stop)
         if report is None:
             return None
-        if trainer.improved(report):
-            self._save_policy()
+        improved = trainer.improved(report)
         if self._validated:
             report[metrics.BEST_RETURN] = trainer.best_return
         self.folder.append_metrics(report)
         self.save()
+        if improved:  # after the checkpoint, from which it can be written again
+            self._save_policy()
         self.log.info("%s", describe_report(report, self.max_timesteps))
         if trainer.finished:
             self._finish(report)
@@ -103,8 +120,7 @@ class CellRun:
     def save(self) -> None:
         """Writes the checkpoint at which training continues; between two updates at any time."""
         tensors, facts = self.trainer.state_dict()
-        with atomic_path(self.folder.last_checkpoint) as partial:
-            save_file(tensors, partial, metadata={"facts": json.dumps(facts)})
+        _write_tensors(self.folder.last_checkpoint, tensors, {"facts": json.dumps(facts)})
 
     def fail(self, reason: str) -> None:
         """Ends the cell without a result."""
@@ -134,15 +150,30 @@ class CellRun:
         if self.folder.last_checkpoint.exists():
             try:
                 tensors, facts = read_checkpoint(self.folder)
-                if facts["best_updates"] >= 0:
-                    load_file(self.folder.best_checkpoint)  # the result will need it
                 self.trainer.load_state_dict(tensors, facts)
-            except (SafetensorError, FileNotFoundError, ValueError, KeyError) as error:
+                self._check_policy()
+            except (torch.OutOfMemoryError, torch.AcceleratorError):  # says nothing about the checkpoint
+                raise
+            except UNREADABLE as error:
+                del self.trainer  # parts of it are the checkpoint's
+                self.trainer = self._make_trainer()
                 self._begin_anew(str(error))
         self.folder.keep_metrics(metrics.STEP, self.trainer.reported)
         rows = self.folder.metrics()
         if self._begun and (not rows or int(rows[-1][metrics.STEP]) < self.trainer.reported):
             self.folder.append_metrics(self.trainer.last_report)  # its line was cut off; the checkpoint has it
+
+    def _check_policy(self) -> None:
+        """Makes sure that the best policy, which the result will need, is the one that the checkpoint knows of.
+
+        The process may have ended between the two; then the trainer still has it.
+        """
+        best = self.trainer.best_updates
+        if best < 0 or _saved_updates(self.folder.best_checkpoint) == str(best):
+            return
+        if best != self._updates:
+            raise ValueError(f"{self.folder.best_checkpoint.name} is not the policy after {best} updates")
+        self._save_policy()
 
     def _begin_anew(self, reason: str) -> None:
         for checkpoint in (self.folder.last_checkpoint, self.folder.best_checkpoint):
@@ -157,8 +188,7 @@ class CellRun:
             **flatten_modules(algorithm.networks),
             **{f"normalizer.{name}": value.cpu() for name, value in normalizer._asdict().items()},
         }
-        with atomic_path(self.folder.best_checkpoint) as partial:
-            save_file(tensors, partial, metadata={"updates": str(self.trainer.best_updates)})
+        _write_tensors(self.folder.best_checkpoint, tensors, {"updates": str(self.trainer.best_updates)})
 
     def _finish(self, report: Report) -> None:
         trainer = self.trainer
@@ -194,6 +224,21 @@ def describe_report(report: Mapping[str, float], max_timesteps: int) -> str:
         parts.append(f"Q {report[metrics.Q_POLICY]:.1f} (bound {report[metrics.Q_BOUND]:.1f})")
     parts.append(f"cloning {report[metrics.CLONING_ERROR]:.3f}")
     return "  ".join(parts)
+
+
+def _write_tensors(path: Path, tensors: FlatState, metadata: dict[str, str]) -> None:
+    """Writes a safetensors file, whole or not at all; a full disk is an OSError, which safetensors itself hides."""
+    with atomic_path(path) as partial:
+        partial.write_bytes(save(tensors, metadata))
+
+
+def _saved_updates(path: Path) -> str | None:
+    """After how many updates a policy was saved; None where there is no readable one."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get("updates")
+    except (SafetensorError, FileNotFoundError):
+        return None
 
 
 def read_checkpoint(folder: CellFolder) -> tuple[FlatState, dict[str, Any]]:

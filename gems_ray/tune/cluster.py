@@ -10,6 +10,7 @@ from pathlib import Path
 from types import FrameType
 
 import ray
+from ray.exceptions import RayError
 
 from gems_ray.errors import ResourceError
 from gems_ray.files import log_handler
@@ -30,7 +31,7 @@ def connected(address: str | None, log: Path) -> Iterator[str]:
         ResourceError: no cluster answers at the address.
     """
     if address:
-        _check_listens(address)
+        _check_address(address)
     _log_to(log)
     try:
         context = ray.init(
@@ -40,7 +41,7 @@ def connected(address: str | None, log: Path) -> Iterator[str]:
             log_to_driver=False,
             configure_logging=False,
         )
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (ConnectionError, ValueError, RuntimeError, RayError) as error:
         reason = str(error).splitlines()[0]
         place = f"--address {address}: cannot join this cluster" if address else "Ray does not start on this machine"
         raise ResourceError(f"{place} ({reason}).") from None
@@ -61,9 +62,14 @@ def _log_to(log: Path) -> None:
     logger.setLevel(logging.INFO)
 
 
-def _check_listens(address: str) -> None:
+def _check_address(address: str) -> None:
     """Ray itself would wait for minutes for a cluster that is not there."""
-    host, separator, port = address.removeprefix("ray://").rpartition(":")
+    if address.startswith("ray://"):  # the callbacks of a run would be copied into the cluster, and see nothing here
+        raise ResourceError(
+            f"--address {address}: a Ray client cannot follow a run. Run this on a machine of the cluster and give the "
+            "address of its head as `ray start --head` prints it, such as 10.0.0.1:6379, or auto."
+        )
+    host, separator, port = address.rpartition(":")
     if not separator or not port.isdigit():
         return  # a name such as `auto`, which Ray resolves
     try:

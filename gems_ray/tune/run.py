@@ -16,7 +16,7 @@ from gems_ray.experiments.spec import Cell, Experiment, Resources
 from gems_ray.experiments.study import StudyPlace
 from gems_ray.training.cell_run import training_data
 from gems_ray.training.sources import Source
-from gems_ray.tune.interruption import stop_signals
+from gems_ray.tune.interruption import FirstError, stop_signals
 from gems_ray.tune.search import PruningAsha, StudySearch
 from gems_ray.tune.trainable import CellTrainable, back_off_seconds
 from gems_ray.tune.watch import CellWatch, Watcher
@@ -45,7 +45,8 @@ class CellRunner:
         datasets = {name: ray.put(training_data(source.dataset)) for name, source in sources.items()}
         trainable = tune.with_parameters(CellTrainable, datasets=datasets)
         self._trainable = tune.with_resources(trainable, {"cpu": resources.cpu, "gpu": resources.gpu})
-        self._watch = CellWatch(run, watcher)
+        self._errors = FirstError()
+        self._watch = CellWatch(run, watcher, self._errors)
 
     def run_cells(self, cells: Sequence[Cell]) -> bool:
         """Trains every cell that has not ended; true when interrupted before that, with all cells saved."""
@@ -68,10 +69,11 @@ class CellRunner:
         """
         attempt = 0
         while True:
-            searcher = StudySearch(experiment, self.run, place, self.describe)
+            searcher = StudySearch(experiment, self.run, place, self.describe, self._errors)
             if (lost := searcher.told_too_early()) and self.run_cells(lost):
                 return True
-            scheduler = PruningAsha(experiment, self.run) if experiment.search and experiment.search.asha else None
+            asha = experiment.search and experiment.search.asha
+            scheduler = PruningAsha(experiment, self.run, self._errors) if asha else None
             config = tune.TuneConfig(
                 search_alg=searcher, scheduler=scheduler, num_samples=-1, max_concurrent_trials=self._at_once
             )
@@ -85,13 +87,14 @@ class CellRunner:
     def fit(self, space: Mapping[str, Any], config: tune.TuneConfig) -> bool:
         """One run of Tune; true when it was interrupted.
 
-        A trial that Tune itself takes for lost is left to the next run.
+        A trial that Tune itself takes for lost is left to the next run. What went wrong in a callback is raised, after
+        all cells have been saved.
         """
         config.reuse_actors = True
         config.trial_dirname_creator = _trial_folder
         scratch = self.run.path / TUNE_FOLDER
         shutil.rmtree(scratch, ignore_errors=True)
-        with stop_signals() as interrupted:
+        with self._errors.raised(), stop_signals() as interrupted:
             self._watch.interrupted = interrupted
             tune.Tuner(
                 self._trainable,

@@ -20,12 +20,14 @@ from gems_ray.errors import StudyError
 from gems_ray.experiments.candidates import COMPLETE, read_trial, search_of, trial_cells
 from gems_ray.experiments.cell_folder import ENDED, FAILED, PRUNED, CellFolder
 from gems_ray.experiments.objectives import MEASURED, reported_value
+from gems_ray.experiments.run_folder import EXPERIMENT as RECORD
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.experiments.space import Params, Space
 from gems_ray.experiments.spec import Cell, Experiment, all_settings, search_domains
 from gems_ray.experiments.study import StudyPlace, make_sampler
 from gems_ray.metrics import STEP
 from gems_ray.rng import stream_seed
+from gems_ray.tune.interruption import FirstError, no_error_leaves
 
 RUN, EXPERIMENT = "run", "experiment"  # user attributes of trials and of the study
 UNSIGNED_FOR = timedelta(minutes=1)
@@ -45,14 +47,21 @@ class StudySearch(OptunaSearch):
         run: its folder.
         place: storage of the study.
         describe: what the trainable needs to know of a cell.
+        errors: keeps what goes wrong while Tune runs.
     Raises:
         StudyError: the study belongs to another search.
     """
 
     def __init__(
-        self, experiment: Experiment, run: RunFolder, place: StudyPlace, describe: Callable[[Cell], dict[str, Any]]
+        self,
+        experiment: Experiment,
+        run: RunFolder,
+        place: StudyPlace,
+        describe: Callable[[Cell], dict[str, Any]],
+        errors: FirstError,
     ) -> None:
         search = search_of(experiment)
+        self.errors = errors
         self._experiment, self._run, self._place, self._describe = experiment, run, place, describe
         self._objectives = search.objectives
         self._points = Space(search_domains(experiment))
@@ -97,6 +106,7 @@ class StudySearch(OptunaSearch):
         names = [name for _, facts in self._open.values() for name in facts["cells"]]
         return [name for name in names if self._run.cell(name).status not in ENDED]
 
+    @no_error_leaves(None)
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next cell; FINISHED when every trial has begun."""
         while not self._waiting:
@@ -107,10 +117,12 @@ class StudySearch(OptunaSearch):
         self._running[trial_id] = cell.name
         return {"cell": self._describe(cell)}
 
+    @no_error_leaves(None)
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Shows the curve of a trial that is a single cell in the study."""
         self._report(trial_id, result)
 
+    @no_error_leaves(None)
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tells the study of every trial whose cells have ended; a lost cell leaves its trial open."""
         self._report(trial_id, result or {})
@@ -192,7 +204,8 @@ class StudySearch(OptunaSearch):
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
         if self.study.user_attrs.setdefault(EXPERIMENT, digest) != digest:
             raise StudyError(
-                f"study `{self._place.name}` holds the trials of another search. Choose another --name for this one."
+                f"study `{self._place.name}` holds the trials of another search: {RECORD} or the file of this one has "
+                "changed. Put the old values back, or choose another --name for this one."
             )
         self.study.set_user_attr(EXPERIMENT, digest)
 
@@ -204,13 +217,25 @@ class StudySearch(OptunaSearch):
             drawn = trial.state not in (TrialState.WAITING, TrialState.RUNNING)
             if trial.number not in known and drawn and self._is_ours(trial):
                 self._record(trial.number, trial.params)
-        for facts in known.values():
-            self._run.add_cells(self._cells(facts["params"])[2])
+        for number, facts in known.items():
+            cells = self._cells(facts["params"])[2]
+            if [cell.name for cell in cells] != facts["cells"]:
+                raise StudyError(
+                    f"{self._run.path / RECORD}: changed since the search began, trial {number} has other cells "
+                    "(its seed, settings or training differ). Put the old values back, or run the file under another "
+                    "--name; nothing in the folder was touched."
+                )
+            self._run.add_cells(cells)
 
     def _enqueue_known_points(self) -> None:
         """The trials that were recorded, the defaults, the given points, and for a grid all others."""
         search = search_of(self._experiment)
-        points: list[Params] = [dict(facts["params"]) for facts in self._run.trials().values()]
+        known = {trial.number for trial in self.study.trials}
+        for number, facts in self._run.trials().items():
+            # In a study that was lost every trial has its old number again, the ones that repeat others too.
+            if number not in known or not self._place.is_private:
+                self.study.enqueue_trial(dict(facts["params"]), skip_if_exists=not self._place.is_private)
+        points: list[Params] = []
         for algorithm in self._experiment.algorithm:
             settings = all_settings(algorithm, self._experiment.settings.get(algorithm, {}))
             if self._points.contains(algorithm, settings):
@@ -238,7 +263,7 @@ def is_complete(experiment: Experiment, run: RunFolder, place: StudyPlace) -> bo
     Raises:
         StudyError: the study belongs to another search.
     """
-    searcher = StudySearch(experiment, run, place, lambda cell: {})
+    searcher = StudySearch(experiment, run, place, lambda cell: {}, FirstError())
     return not searcher.has_work and not searcher.told_too_early()
 
 
@@ -248,9 +273,10 @@ class PruningAsha(AsyncHyperBandScheduler):
     Args:
         experiment: a search with `asha`.
         run: its folder.
+        errors: keeps what goes wrong in here.
     """
 
-    def __init__(self, experiment: Experiment, run: RunFolder) -> None:
+    def __init__(self, experiment: Experiment, run: RunFolder, errors: FirstError) -> None:
         search = search_of(experiment)
         assert search.asha is not None
         longest = experiment.training.max_timesteps
@@ -263,8 +289,9 @@ class PruningAsha(AsyncHyperBandScheduler):
             reduction_factor=search.asha.reduction_factor,
             stop_last_trials=False,
         )
-        self._run = run
+        self.errors = errors
 
+    @no_error_leaves(TrialScheduler.CONTINUE)
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
         """Tune's decision; STOP means that better trials take the place."""
         decision = str(super().on_trial_result(tune_controller, trial, result))

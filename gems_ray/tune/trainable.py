@@ -9,6 +9,7 @@ from typing import Any
 import ray
 import torch
 from ray import tune
+from ray.exceptions import RayError
 
 from gems_ray.errors import GemsRayError
 from gems_ray.experiments.cell_folder import DESCRIPTION, ENDED, FAILED, CellFolder
@@ -19,6 +20,7 @@ from gems_ray.world.bundle import find_world
 SLICE_SECONDS = 2.0  # of training between two signs of life
 LOCK_SECONDS = 60.0  # for a process that was believed lost to let go of the cell
 RETRIES = 5  # in a row, without any progress
+SET_BACKS = (OSError, MemoryError, RayError)  # of the machine, the object store or the network; they may pass
 FIRST_BACK_OFF_SECONDS, LONGEST_BACK_OFF_SECONDS = 1.0, 60.0
 
 
@@ -29,9 +31,9 @@ class CellTrainable(tune.Trainable):
     first. The datasets come by environment as references into the object store, of which a trial fetches its own alone:
     read-only arrays in shared memory, one copy per node.
 
-    What the machine did wrong (a full disk, a folder that cannot be reached) is tried again from the last checkpoint,
-    ever later, and leaves the cell unfinished when it does not pass. What the cell did wrong (a setting, a loss that is
-    not finite) ends the cell as failed: it would happen again.
+    What the machine did wrong (a full disk, a folder or a dataset that cannot be reached) is tried again from the last
+    checkpoint, ever later, and leaves the cell unfinished when it does not pass. What the cell did wrong (a setting, a
+    loss that is not finite) ends the cell as failed: it would happen again.
     """
 
     def setup(self, config: dict[str, Any], datasets: Mapping[str, "ray.ObjectRef[TrainingData]"]) -> None:
@@ -108,20 +110,21 @@ class CellTrainable(tune.Trainable):
         assert cell is not None
         deadline = time.monotonic() + SLICE_SECONDS
         if not cell.finished:  # one evaluation at most, so that a scheduler sees each of them
-            cell.advance(stop=lambda: time.monotonic() > deadline)
-        self._setbacks = 0
+            report = cell.advance(stop=lambda: time.monotonic() > deadline)
+            if report is not None:  # it was written; a slice without one proves nothing
+                self._setbacks = 0
         self._report = self._describe(cell)
 
     def _attempt(self, work: Callable[[], None]) -> None:
         try:
             self._try(work)
-        except (OSError, MemoryError) as error:
-            self._set_back(str(error) or type(error).__name__)
+        except SET_BACKS as error:
+            self._set_back((str(error) or type(error).__name__).splitlines()[0])
 
     def _try(self, work: Callable[[], None]) -> None:
         try:
             work()
-        except (OSError, MemoryError):
+        except SET_BACKS:
             raise
         except (GemsRayError, torch.OutOfMemoryError) as error:
             self._fail(str(error))

@@ -11,7 +11,7 @@ from gems_ray.experiments.cell_folder import ENDED, FAILED, RUNNING, UNFINISHED,
 from gems_ray.experiments.progress import CellProgress
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.metrics import STEP
-from gems_ray.tune.interruption import end_tune
+from gems_ray.tune.interruption import FirstError, end_tune, no_error_leaves
 from gems_ray.tune.trainable import RETRIES, back_off_seconds
 
 RETRIED = "retried"
@@ -26,30 +26,33 @@ class CellWatch(tune.Callback):
     Args:
         run: its folder.
         watcher: called with every change.
+        errors: keeps what goes wrong in here.
     """
 
-    def __init__(self, run: RunFolder, watcher: Watcher) -> None:
+    def __init__(self, run: RunFolder, watcher: Watcher, errors: FirstError) -> None:
+        self.errors = errors
         self._run = run
         self._watcher = watcher
         self._lost: dict[str, int] = {}  # by cell, processes lost in a row without progress in between
         self._updates: dict[str, int] = {}  # by cell, how far it has come
         self.gave_up: set[str] = set()
         self.interrupted: Callable[[], bool] = lambda: False
-        self._told = False
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its callbacks; nothing ever reads that back, and a live display cannot be pickled."""
         return {}
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        """Hands a signal on to Tune."""
-        if self.interrupted():
+        """Hands a signal on to Tune, and the end after an error."""
+        if self.interrupted() or self.errors.error is not None:
             end_tune()
 
+    @no_error_leaves(None)
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A process has taken the cell up."""
         self._tell(trial, RUNNING)
 
+    @no_error_leaves(None)
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
@@ -61,6 +64,7 @@ class CellWatch(tune.Callback):
             trial.config["cell"]["delay_s"] = 0
         self._tell(trial, RUNNING, result)
 
+    @no_error_leaves(None)
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """The cell has ended, or could not go on."""
         folder = self._folder(trial)
@@ -71,10 +75,12 @@ class CellWatch(tune.Callback):
         elif folder.status in ENDED:
             self._tell(trial, folder.status, trial.last_result)
 
+    @no_error_leaves(None)
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """The cell's process or node was lost; Tune starts it again, and it waits first."""
         self._count(trial)
 
+    @no_error_leaves(None)
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """The cell's process or node was lost while it started; Tune does not start it again."""
         self._count(trial)

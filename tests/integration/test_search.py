@@ -134,6 +134,22 @@ def test_killed_driver_lost_study_and_a_copied_folder(command, search_file, tmp_
         pd.testing.assert_frame_equal(table.drop(columns="cells"), expected.drop(columns="cells"))
 
 
+def test_study_that_is_gone_is_one_line(command, search_file, tmp_path):
+    search = {"trials": 6, "sampler": "random", "space": SPACE, "confirm": {"candidates": 0}}
+    training = {"max_timesteps": 600, "evaluation_interval": 200}
+    process = command("search", search_file("gone.yaml", search, training=training), start=True)
+    run = tmp_path / "runs" / "gone"
+    wait_for(lambda: list(run.glob("cells/*/result.json")), process)
+    os.truncate(run / "study.db", 0)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 2, output
+    assert output.rstrip().splitlines()[-1].startswith("error: study `gone`: its storage does not answer any more")
+    assert "Traceback" not in output and "TuneError" not in output
+    done = command("resume", "runs/gone")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert_consistent(run)
+
+
 @pytest.mark.slow
 def test_several_seeds_objectives_algorithms_and_early_stopping(command, search_file, tmp_path):
     several = search_file(
@@ -270,7 +286,7 @@ def test_reading_needs_no_ray(search_file, tmp_path, request, arguments):
     experiment = with_objectives(load_experiment(tmp_path / name), has_world=True)
     run = RunFolder.create(tmp_path / "seen", experiment, {})
     run.add_cells(experiment.cells())
-    run.cells()[0].log.write_text("a line\n")
+    run.all_cells()[0].log.write_text("a line\n")
     script = (
         "import sys\n"
         "sys.argv = ['run_tune.py', *sys.argv[1:]]\n"

@@ -355,6 +355,27 @@ def test_fits_a_terminal_of_80_columns(confirmed):
     assert shown == ["1", "2", "3", "0"]
 
 
+def test_trials_of_several_algorithms_fit_a_terminal(tmp_path):
+    space = {"td3_bc": {"alpha": {"uniform": [0, 10]}}, "cql": {"critic_learning_rate": {"log_uniform": [1e-4, 1e-2]}}}
+    experiment = make_search({"space": space}, algorithm=["td3_bc", "cql"])
+    run = make_run(tmp_path, experiment)
+    for number, (algorithm, name, value) in enumerate(
+        [("td3_bc", "alpha", 2.5), ("cql", "critic_learning_rate", 3e-4), ("cql", "critic_learning_rate", 1e-3)]
+    ):
+        settings, cells = trial_cells(experiment, algorithm, {name: value})
+        run.add_cells(cells)
+        params = {"algorithm": algorithm, f"{algorithm}.{name}": value}
+        names = [cell.name for cell in cells]
+        run.write_trial(number, {"algorithm": algorithm, "settings": settings, "params": params, "cells": names})
+        run.cell(names[0]).write_result(result(10.0 * number))
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    console.print(to_rich(run)[0])
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[1].split() == ["trial", "settings", "return"]
+    assert "algorithm cql, critic_learning_rate 0.001" in lines[2]
+
+
 def test_damaged_records_name_the_file(confirmed):
     run, *_ = confirmed
     path = run.path / "trials" / "0002.yaml"

@@ -3,17 +3,22 @@
 import json
 import logging
 import os
+import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from analysis.tables import cells_frame
+from gems_ray.cli.console import console
+from gems_ray.cli.main import main
 from gems_ray.errors import RunFolderError
+from gems_ray.experiments.candidates import with_objectives
 from gems_ray.experiments.cell_folder import DIVERGED, ENDED, FAILED, FINISHED, PRUNED, RUNNING
 from gems_ray.experiments.progress import CellState, RunState, describe_seconds, read_cell, read_progress
-from gems_ray.experiments.run_folder import RunFolder
-from gems_ray.experiments.spec import check_experiment
+from gems_ray.experiments.run_folder import REFERENCE_POLICIES, RunFolder
+from gems_ray.experiments.spec import check_experiment, load_experiment
 
 NOBODY = 65534
 
@@ -118,13 +123,13 @@ def test_remaining_time_of_a_run_by_hand():
     ("cells", "running", "planned", "text"),
     [
         ([], False, 0, "nothing begun."),
-        ([], False, 3, "3 not begun. No process runs it: `run_tune.py resume` goes on."),
-        ([cell_state("pending")], False, 1, "1 pending. No process runs it: `run_tune.py resume` goes on."),
+        ([], False, 3, "3 not begun. No process runs it."),
+        ([cell_state("pending")], False, 1, "1 pending. No process runs it."),
         ([cell_state(FINISHED, 1000, 9.0)] * 2, False, 2, "2 finished."),
         ([cell_state(FINISHED), cell_state(DIVERGED), cell_state(FAILED), cell_state(PRUNED)], False, 4,
          "1 diverged, 1 failed, 1 finished, 1 pruned."),
         ([cell_state(FINISHED, 1000, 9.0)] * 2, False, 3,
-         "2 finished, 1 not begun. No process runs it: `run_tune.py resume` goes on."),
+         "2 finished, 1 not begun. No process runs it."),
         ([cell_state(RUNNING), cell_state("pending")], True, 2, "1 pending, 1 running. Running."),
         ([cell_state(RUNNING, 250, 10.0)], True, 1, "1 running. Running, about 30 s left."),
         ([cell_state(RUNNING, 250, 100.0)] * 2, True, 10,
@@ -291,12 +296,81 @@ def test_no_run_here(tmp_path):
 
 def test_a_folder_of_something_else_is_refused(run, tmp_path):
     other = check_experiment({"environment": "diffuse_mix"})
-    with pytest.raises(RunFolderError, match="holds a run of another experiment"):
+    with pytest.raises(
+        RunFolderError, match="another experiment: seed, training not as in its experiment.yaml"
+    ) as caught:
         RunFolder.create(run.path, other, {})
+    assert "remove" not in str(caught.value)
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "a.txt").touch()
     with pytest.raises(RunFolderError, match="holds files that are not a run's"):
         RunFolder.create(tmp_path / "letters", other, {})
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_comment_or_a_default_less_is_the_same_experiment(run):
+    experiment = run.experiment()
+    path = run.path / "experiment.yaml"
+    lines = [line for line in path.read_text().splitlines() if "holdout" not in line and "device" not in line]
+    path.write_text("# mine\n" + "\n".join(lines))
+    before = contents(run.path)
+    RunFolder.create(run.path, experiment, {"torch": "another"})
+    assert contents(run.path) == before
+
+
+def test_the_environment_is_that_of_the_beginning(run):
+    """A second driver is refused later, by the lock."""
+    (run.path / "environment.json").write_text('{"torch": "2"}')
+    with run.locked():
+        again = RunFolder.create(run.path, run.experiment(), {"torch": "3"})
+        with pytest.raises(RunFolderError, match="a run is going on"), again.locked():
+            pass
+    assert json.loads((run.path / "environment.json").read_text()) == {"torch": "2"}
+
+
+def test_a_search_keeps_the_objectives_that_it_was_given(tmp_path):
+    search = {"space": {"td3_bc": {"alpha": {"uniform": [0, 1]}}}}
+    experiment = check_experiment({"environment": "diffuse_mix", "search": search})
+    resolved = with_objectives(experiment, has_world=False)
+    RunFolder.create(tmp_path / "run", experiment, {})
+    run = RunFolder.create(tmp_path / "run", resolved, {})
+    assert run.experiment() == resolved
+    with pytest.raises(RunFolderError, match="another experiment: evaluation, search not as in"):
+        RunFolder.create(tmp_path / "run", with_objectives(experiment, has_world=True), {})
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (("max_timesteps: 1000", "max_timesteps: 2000"), "and 2 more cells do not belong .*: training changed"),
+        (("- 2\n", ""), "seed2-.* does not belong .*: environment, algorithm or seed changed"),
+    ],
+)
+def test_cells_of_an_experiment_that_was_changed_by_hand(run, change, what):
+    """They are not counted beside the new ones, and nothing goes on before that is settled."""
+    for cell in run.cells():
+        cell.write_result({"status": FINISHED, "updates": 1000})
+    path = run.path / "experiment.yaml"
+    path.write_text(path.read_text().replace(*change))
+    before = contents(run.path)
+    changed = load_experiment(path)
+    with pytest.raises(RunFolderError, match=what) as caught:
+        RunFolder.create(run.path, changed, {})
+    assert "remove" not in str(caught.value).lower()
+    assert contents(run.path) == before
+    run.add_cells(changed.cells())
+    assert len(read_progress(run).cells) == len(changed.cells())
+    assert len(cells_frame(run)) == len(changed.cells())
+
+
+def test_a_seed_more_is_the_same_experiment(run):
+    path = run.path / "experiment.yaml"
+    path.write_text(path.read_text().replace("- 2\n", "- 2\n- 3\n"))
+    again = RunFolder.create(run.path, load_experiment(path), {})
+    assert [cell.path.name for cell in again.cells()] == [cell.path.name for cell in run.cells()]
 
 
 @contextmanager
@@ -335,9 +409,19 @@ def test_a_folder_that_may_only_be_read():
         finally:
             for path in everything:
                 path.chmod(0o755 if path.is_dir() else 0o644)
-        assert state.summary() == (
-            "1 finished, 1 pending, 1 unfinished. No process runs it: `run_tune.py resume` goes on."
-        )
+        assert state.summary() == ("1 finished, 1 pending, 1 unfinished. No process runs it.")
+
+
+def test_a_run_of_another_account_is_seen_to_run():
+    with tempfile.TemporaryDirectory() as folder:
+        run = make_run(Path(folder) / "run")
+        Path(folder).chmod(0o755)
+        held = run.cells()[0].lock()
+        with run.locked(), reader():
+            states = read_progress(RunFolder.open(run.path))
+        held.release()
+        assert states.running
+        assert [cell.state for cell in states.cells] == [RUNNING, "pending", "pending"]
 
 
 def test_a_finished_search_needs_nothing_more(tmp_path):
@@ -355,7 +439,8 @@ def test_a_finished_search_needs_nothing_more(tmp_path):
         run.cell(cell.name).write_result({"status": "finished", "updates": 1})
     run.write_trial(0, {"algorithm": "td3_bc", "settings": {}, "params": {}, "cells": [trial[0].name]})
     assert "not begun" in read_progress(run).summary()
-    run.write_candidates([{"cells": [again[0].name]}])
+    candidate = {"label": "td3_bc default", "trial": 0, "algorithm": "td3_bc", "settings": {}}
+    run.write_candidates([candidate | {"cells": [again[0].name]}])
     assert read_progress(run).summary() == "2 finished."
 
 
@@ -378,3 +463,161 @@ def test_damage_is_named(tmp_path):
     (run.path / "experiment.yaml").write_text("environment: [diff")
     with pytest.raises(RunFolderError, match=r"experiment\.yaml"):
         read_progress(run)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{}", '{"status": null}', '{"status": "done"}', '{"status": ["finished"]}',
+        '{"status": "finished", "updates": "many"}', '{"status": "finished", "report": [1]}',
+        '{"status": "finished", "report": {"updates": "x"}}', '{"status": "finished", "test": {"last": 3}}',
+        '{"status": "finished", "test": {"last": {"return_mean": "high"}}}', '{"status": "finished", "validation": 1}',
+        '{"status": "failed", "reason": {}}',
+    ],
+)  # fmt: skip
+def test_a_result_of_another_shape_is_damaged(run, content):
+    cell = run.cells()[0]
+    (cell.path / "result.json").write_text(content)
+    state = read_cell(cell)
+    assert state.state == "unfinished"
+    assert "result.json: cannot be read" in state.reason
+    with pytest.raises(RunFolderError, match=r"result\.json: cannot be read"):
+        cells_frame(run)
+    cell.mend()
+    assert cell.status == "pending"
+    assert (cell.path / "result.json.damaged").read_text() == content
+
+
+@pytest.mark.parametrize("content", [b"seconds\n3\n", b"\x00\xff\n" * 9, b"\r\r\n1,2\n", b"\n\n", b"updates\nabc\n"])
+def test_metrics_of_another_shape_are_set_aside(run, content):
+    cell = run.cells()[0]
+    path = cell.path / "metrics.csv"
+    path.write_bytes(content)
+    assert cell.metrics() == []
+    assert read_cell(cell).report == {}
+    cell.keep_metrics("updates", 100)
+    assert path.with_name("metrics.csv.damaged").read_bytes() == content
+    cell.append_metrics({"updates": 0, "seconds": 1.0})
+    assert len(cell.metrics()) == 1
+
+
+def test_a_row_without_numbers_is_left_out(run):
+    cell = run.cells()[0]
+    (cell.path / "metrics.csv").write_text("updates,seconds\nabc,2\n100,x\n100,2\n")
+    assert cell.metrics() == [{"updates": "100", "seconds": "2"}]
+    assert read_cell(cell).updates == 100
+
+
+def test_a_metric_more_after_an_upgrade(run):
+    cell = run.cells()[0]
+    cell.append_metrics({"updates": 0, "loss": 1.5})
+    cell.append_metrics({"updates": 1, "new": 7, "loss": 2.5})
+    cell.append_metrics({"updates": 2})
+    assert cell.metrics() == [
+        {"updates": "0", "loss": "1.5", "new": ""},
+        {"updates": "1", "loss": "2.5", "new": "7"},
+        {"updates": "2", "loss": "", "new": ""},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("max_timesteps: 1000", "max_timesteps: many"), ("seed: 0", "seed: first"), ("settings: {}", "settings: 3")],
+)
+def test_a_description_of_another_shape_is_damaged(run, old, new):
+    path = run.cells()[0].path / "cell.yaml"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    assert "cell.yaml" in read_progress(run).cells[0].reason
+    with pytest.raises(RunFolderError, match=r"cell\.yaml"):
+        cells_frame(run)
+
+
+def test_other_files_of_another_shape_name_themselves(run):
+    def damaged(name, text, read):
+        (run.path / name).parent.mkdir(exist_ok=True)
+        (run.path / name).write_text(text)
+        with pytest.raises(RunFolderError, match=name):
+            read()
+
+    for text in (
+        "{}",
+        '{"random": {"return_mean": 1, "users": 2}}',
+        json.dumps({key: {} for key in REFERENCE_POLICIES}),
+    ):
+        damaged("references/diffuse_mix.json", text, lambda: run.references("diffuse_mix"))
+    for text in ('{"diffuse_mix": 3}', '{"diffuse_mix": {}}'):
+        damaged("datasets.json", text, lambda: run.check_datasets({}))
+    for text in ("{}", '{"candidates": {}}', '{"candidates": [3]}', '{"candidates": [{"cells": [1]}]}'):
+        damaged("candidates.json", text, run.candidates)
+    for text in (
+        "algorithm: a\nsettings: {}\nparams: 3\ncells: []\n",
+        "algorithm: a\nsettings: {}\nparams: {}\ncells: x\n",
+    ):
+        damaged("trials/0000.yaml", text, run.trials)
+    run.mend_trials()
+    assert (run.candidates(), run.trials()) == (None, {})
+
+
+def test_status_goes_on_past_a_damaged_run(tmp_path, monkeypatch, capsys):
+    for name in ("a", "c"):
+        make_run(tmp_path / name)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "experiment.yaml").write_text("environment: 3\n")
+    monkeypatch.setattr(sys, "argv", ["run_tune.py", "status", "--storage", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    lines = capsys.readouterr().out.splitlines()
+    assert ended.value.code == 0
+    assert [line.split(":")[0] for line in lines[:3]] == [str(tmp_path / name) for name in "abc"]
+    assert lines[3:] == ["`python run_tune.py resume RUN` goes on with a run that no process runs."]
+
+
+@pytest.fixture
+def shown(tmp_path, monkeypatch, capsys):
+    """Runs a command here, in a terminal of 80 columns; returns its lines."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["run_tune.py", *map(str, arguments)])
+        monkeypatch.setattr(console, "_width", 80)
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 0
+        return capsys.readouterr().out.splitlines()
+
+    return run
+
+
+def test_status_fits_80_columns_and_crops_no_number(tmp_path, shown):
+    run = make_run(tmp_path / "a b", environment="diffuse_topdown", algorithm="bc_best")
+    report = {"updates": 1000, "eval/return_mean": 123.4, "eval/best_return_mean": 234.5, "train/q_policy": 1345.6}
+    run.cells()[0].write_result({"status": DIVERGED, "report": report})
+    lines = shown("status", run.path)
+    assert lines[0].split() == ["cell", "state", "updates", "return", "best", "Q"]
+    row = next(line for line in lines if DIVERGED in line)
+    assert row.split()[1:] == [DIVERGED, "100%", "123.4", "234.5", "1345.6"]
+    assert max(map(len, lines[:-1])) <= 80
+    assert "".join(line.split()[0] for line in lines[1:3]) == run.cells()[0].path.name
+    assert lines[-3:] == [
+        "1 diverged, 2 pending. No process runs it.",
+        "Continue with:",
+        f"  python run_tune.py resume '{run.path}'",
+    ]
+
+
+def test_a_log_without_a_last_newline_is_shown(run, shown):
+    assert shown("logs", run.path, "seed0")[0].endswith("has no log yet (pending).")
+    run.cells()[0].log.write_text("one line")
+    assert shown("logs", run.path, "seed0") == ["one line"]
+
+
+def test_what_a_killed_process_left_is_swept(run):
+    cell = run.cells()[0]
+    left = [cell.path / f".{name}.123.partial" for name in ("last.safetensors", "best.safetensors", "metrics.csv")]
+    for path in left:
+        path.write_bytes(b"half")
+    other = cell.path / ".result.json.7.partial"  # a driver may write this one at any time
+    other.touch()
+    cell.sweep()
+    assert not any(path.exists() for path in left)
+    assert other.exists()

@@ -6,7 +6,7 @@ import sqlite3
 import optuna
 import pytest
 
-from gems_ray.errors import StudyError
+from gems_ray.errors import RunFolderError, StudyError
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.experiments.study import check_storage, make_sampler, open_study
 
@@ -24,6 +24,23 @@ def test_sqlite_in_the_run_folder(run):
     assert (run.path / "study.db").exists()
     again = open_study(RunFolder(run.path.rename(run.path.with_name("moved"))), None)
     assert (again.name, again.run) == (place.name, place.run), "a moved folder keeps its study"
+
+
+@pytest.mark.parametrize("name", ["a?b", "a#b", "100%41", "{x} y"])
+def test_any_name_of_a_folder(tmp_path, name):
+    (tmp_path / name).mkdir()
+    place = open_study(RunFolder(tmp_path / name), None)
+    optuna.create_study(study_name="mine", storage=place.storage)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name / "study.db").stat().st_size
+    assert optuna.get_all_study_names(open_study(RunFolder(tmp_path / name), None).storage) == ["mine"]
+
+
+@pytest.mark.parametrize("text", ['{"storage": null}', '{"name": 3, "run": "a", "storage": null}'])
+def test_a_record_of_another_shape_is_damaged(run, text):
+    (run.path / "study.json").write_text(text)
+    with pytest.raises(RunFolderError, match=r"study\.json: cannot be read"):
+        open_study(run, None)
 
 
 @pytest.mark.parametrize("damage", ["cut", "zeros", "text"])

@@ -113,6 +113,13 @@ def test_fits_a_terminal_of_80_columns(run):
     assert all(len(note) <= 80 for note in notes(table))
 
 
+def test_no_score_where_the_behaviour_is_random(run):
+    run.write_references("diffuse_topdown", {name: {"return_mean": 40.0, "users": 100} for name in REFERENCES})
+    table = result_frame(run).set_index(["environment", "algorithm"])
+    assert math.isnan(table.loc[("diffuse_topdown", "td3_bc")].last_score)
+    assert "| diffuse_topdown | td3_bc | 140.0 ± 40.0 | - |" in to_markdown(result_frame(run))
+
+
 def test_without_a_world_there_is_no_score(tmp_path):
     experiment = check_experiment({"environment": ["diffuse_mix"]})
     run = RunFolder.create(tmp_path / "run", experiment, {})

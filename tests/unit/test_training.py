@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from gems_ray import metrics
 from gems_ray.environment_report import environment_report
@@ -233,15 +233,70 @@ class TestContinuation:
         again = finish(run_cell("part"))
         assert timeless(again.folder.result()) == timeless(whole.folder.result())
 
+    @pytest.mark.parametrize("damage", ["facts", "metadata", "tensors", "sizes"])
+    def test_checkpoint_that_fills_half_of_the_trainer_begins_anew(self, run_cell, damage):
+        """What was loaded before the mistake showed is not in the fresh start."""
+        whole = finish(run_cell("whole"))
+        part = run_cell("part")
+        for _ in range(3):
+            part.advance()
+        tensors, facts = read_checkpoint(part.folder)
+        if damage == "facts":
+            del facts["diverged"]
+        elif damage == "tensors":
+            del tensors[next(key for key in tensors if key.startswith("buffer."))]
+        elif damage == "sizes":
+            key = next(key for key in reversed(tensors) if key.endswith("weight"))
+            tensors[key] = torch.zeros(3, 3)
+        metadata = None if damage == "metadata" else {"facts": json.dumps(facts)}
+        save_file(tensors, part.folder.last_checkpoint, metadata)
+        again = run_cell("part")
+        assert again.trainer.algorithm.updates == 0
+        assert "begins anew" in again.folder.log.read_text()
+        assert part.folder.last_checkpoint.with_name("last.safetensors.damaged").exists()
+        assert rows(finish(again).folder) == rows(whole.folder)
+        assert timeless(again.folder.result()) == timeless(whole.folder.result())
+
     def test_best_checkpoint_that_is_lost_begins_anew(self, run_cell):
         whole = finish(run_cell("whole"))
         part = run_cell("part")
-        part.advance()
-        part.advance()
+        while part.trainer.best_updates in (-1, part.trainer.reported):
+            part.advance()  # until the best policy is not the last one
         part.folder.best_checkpoint.write_bytes(b"torn")
         again = run_cell("part")
         assert again.trainer.algorithm.updates == 0
         assert "begins anew" in again.folder.log.read_text()
+        assert timeless(finish(again).folder.result()) == timeless(whole.folder.result())
+
+    @pytest.mark.parametrize("content", ["older", "torn", "none"])
+    def test_killed_between_checkpoint_and_best_policy(self, run_cell, content):
+        """The trainer has the policy still."""
+        whole = finish(run_cell("whole"))
+        part = run_cell("part")
+        part.advance()
+        best = part.folder.best_checkpoint
+        older = best.read_bytes()
+        while part.trainer.best_updates == 0:
+            part.advance()
+        newer = best.read_bytes()
+        best.write_bytes(older if content == "older" else b"torn")
+        if content == "none":
+            best.unlink()
+        again = run_cell("part")
+        assert again.trainer.algorithm.updates == part.trainer.best_updates > 0
+        assert best.read_bytes() == newer
+        assert timeless(finish(again).folder.result()) == timeless(whole.folder.result())
+
+    def test_best_policy_of_other_updates_begins_anew(self, run_cell):
+        whole = finish(run_cell("whole"))
+        part = run_cell("part")
+        while part.trainer.best_updates in (-1, part.trainer.reported):
+            part.advance()
+        best = part.folder.best_checkpoint
+        save_file(load_file(best), best, {"updates": "110"})
+        again = run_cell("part")
+        assert again.trainer.algorithm.updates == 0
+        assert best.with_name("best.safetensors.damaged").exists()
         assert timeless(finish(again).folder.result()) == timeless(whole.folder.result())
 
     @pytest.mark.parametrize("kept", [0, 40, -1, -50])
@@ -408,3 +463,11 @@ class TestRunFolder:
 def test_dataset_of_another_world(dataset):
     with pytest.raises(WorldError, match=r"mine\.npz: collected in world"):
         check_world(dataset, make_world(seed=1), "mine.npz")
+
+
+def test_a_worker_that_finds_another_world(run_cell, dataset):
+    cell = run_cell("whole")
+    cell.close()
+    with pytest.raises(WorldError, match="collected in world .* but the world of diffuse_mix on .* is"):
+        CellRun(cell.folder, training_data(dataset), make_world(seed=1))
+    assert not cell.folder.is_locked()

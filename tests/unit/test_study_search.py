@@ -1,0 +1,57 @@
+"""The searcher from its study and its records, without Ray: what was lost on one side comes from the other."""
+
+import pytest
+
+from gems_ray.errors import StudyError
+from gems_ray.experiments.candidates import trial_cells, with_objectives
+from gems_ray.experiments.cell_folder import FINISHED
+from gems_ray.experiments.run_folder import RunFolder
+from gems_ray.experiments.spec import check_experiment
+from gems_ray.experiments.study import open_study
+from gems_ray.tune.interruption import FirstError
+from gems_ray.tune.search import StudySearch
+
+SPACE = {"td3_bc": {"alpha": {"choice": [1.0, 2.5]}}}
+
+
+def make_experiment(**more):
+    search = {"space": SPACE, "trials": 5, "sampler": "random"}
+    return with_objectives(check_experiment({"environment": "diffuse_mix", "search": search} | more), has_world=True)
+
+
+def searcher_of(run, experiment):
+    return StudySearch(experiment, run, open_study(run, None), lambda cell: {"name": cell.name}, FirstError())
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Four trials that have ended, of which two repeat the others."""
+    experiment = make_experiment()
+    run = RunFolder.create(tmp_path / "run", experiment, {})
+    for number, alpha in enumerate([2.5, 1.0, 2.5, 1.0]):
+        settings, cells = trial_cells(experiment, "td3_bc", {"alpha": alpha})
+        run.add_cells(cells)
+        names = [cell.name for cell in cells]
+        params = {"alpha": alpha}
+        run.write_trial(number, {"algorithm": "td3_bc", "settings": settings, "params": params, "cells": names})
+        for name in names:
+            run.cell(name).write_result({"status": FINISHED, "updates": 1, "report": {"eval/return_mean": alpha}})
+    return run
+
+
+def test_a_lost_study_has_every_trial_under_its_number(run):
+    searcher = searcher_of(run, make_experiment())
+    searcher.suggest("one")
+    trials = searcher.study.trials
+    assert [trial.params["alpha"] for trial in trials[:4]] == [2.5, 1.0, 2.5, 1.0]
+    assert [trial.value for trial in trials[:4]] == [2.5, 1.0, 2.5, 1.0]
+    assert len(searcher_of(run, make_experiment()).study.trials) == len(trials), "known ones are not enqueued again"
+
+
+def test_an_experiment_that_was_changed_by_hand(run):
+    """The seed is no part of what a study compares: several writers may have theirs."""
+    searcher_of(run, make_experiment())
+    with pytest.raises(StudyError, match=r"experiment\.yaml: changed since the search began, trial 0 has other cells"):
+        searcher_of(run, make_experiment(seed=7))
+    with pytest.raises(StudyError, match="holds the trials of another search"):
+        searcher_of(run, make_experiment(training={"max_timesteps": 5}))
