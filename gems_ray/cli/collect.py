@@ -24,11 +24,15 @@ def collect(
     from gems_ray.cli.console import episode_progress, say
     from gems_ray.collect.collect import collect_dataset
     from gems_ray.data.npz import DATASET_FOLDER, save_dataset
+    from gems_ray.simulator import environment as named_environment
+    from gems_ray.training.sources import check_target
     from gems_ray.world.bundle import find_world
 
     torch.set_num_threads(1)
-    opened = find_world(world or environment)
-    path = output or DATASET_FOLDER / f"{environment}_{quality}.npz"
+    named_environment(environment)
+    opened = find_world(environment if world is None else world, environment)
+    path = DATASET_FOLDER / f"{environment}_{quality}.npz" if output is None else output
+    check_target(path, "--output")
     with episode_progress(episodes) as progress:
         dataset = collect_dataset(
             opened,

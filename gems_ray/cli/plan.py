@@ -103,8 +103,7 @@ def print_plan(experiment: "Experiment", folder: Path, address: str | None) -> N
 def _check_data(experiment: "Experiment") -> tuple[dict[str, "World | None"], int, int]:
     """Worlds by environment, bytes of the datasets in memory, bytes of those that are still to be collected."""
     from gems_ray.cli.console import say
-    from gems_ray.training.sources import dataset_path, open_source
-    from gems_ray.world.bundle import find_world
+    from gems_ray.training.sources import check_target, dataset_path, open_source, open_world
 
     worlds: dict[str, World | None] = {}
     data_bytes = new_bytes = 0
@@ -116,7 +115,8 @@ def _check_data(experiment: "Experiment") -> tuple[dict[str, "World | None"], in
             data_bytes += source.dataset.nbytes
             say(f"dataset of {environment}: {path}, {len(source.dataset):,} transitions, {source.dataset.fingerprint}")
         else:
-            world = worlds[environment] = find_world(experiment.world(environment))
+            world = worlds[environment] = open_world(experiment, environment)
+            check_target(path, "dataset.folder")
             size = experiment.dataset.episodes * world.environment.episode_length * TRANSITION_BYTES
             data_bytes, new_bytes = data_bytes + size, new_bytes + size
             say(f"dataset of {environment}: {experiment.dataset.episodes} episodes will be collected into {path}")
