@@ -54,8 +54,10 @@ def print_plan(experiment: "Experiment", folder: Path, address: str | None) -> N
     from gems_ray.experiments.cell_folder import ENDED
     from gems_ray.experiments.progress import describe_seconds
     from gems_ray.experiments.run_folder import RunFolder
+    from gems_ray.experiments.spec import check_placement
     from gems_ray.training.estimate import estimate
 
+    check_placement(experiment)
     worlds, data_bytes, new_bytes = _check_data(experiment)
     if experiment.search:
         experiment = resolve_search(experiment, {name: world is not None for name, world in worlds.items()})
