@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gems_ray.cli.grid import Address, Name, Storage
+from gems_ray.cli.paths import run_path
 
 if TYPE_CHECKING:
     from gems_ray.experiments.run_folder import RunFolder
@@ -32,7 +33,7 @@ def plan(
     """
     from gems_ray.experiments.spec import load_experiment
 
-    print_plan(load_experiment(config), storage / (name or config.stem), address)
+    print_plan(load_experiment(config), run_path(storage, config.stem if name is None else name), address)
 
 
 def print_plan(experiment: "Experiment", folder: Path, address: str | None) -> None:

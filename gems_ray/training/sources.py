@@ -164,5 +164,5 @@ def _check_as_asked(dataset: Dataset, spec: DatasetSpec, path: Path) -> None:
             raise DatasetError(
                 f"{path}: collected with {name} {found}, the experiment asks for {expected}. "
                 f"Remove the file to collect it anew, set dataset.{name} to {found}, or name the file itself "
-                "(dataset.file in an experiment, --dataset for train)."
+                "in dataset.file."
             )
