@@ -1,15 +1,20 @@
 """Strict YAML: every mistake is an error that names the file, the line, the key and what was expected there."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from io import StringIO
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import PydanticUndefined
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedBase
+from ruamel.yaml.composer import ComposerError
 from ruamel.yaml.constructor import DuplicateKeyError
-from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.reader import ReaderError
 
 from gems_ray.errors import ConfigError
 from gems_ray.registry import did_you_mean
@@ -20,9 +25,40 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Pydantic would take `true` for 1."""
+        kinds = _scalars(cls.model_fields[str(info.field_name)].annotation)
+        values = value if isinstance(value, list | tuple) else [value]
+        if kinds & {int, float} and not kinds & {bool, str, Any} and any(isinstance(part, bool) for part in values):
+            raise ValueError("expected a number, not true or false")
+        return value
+
+
+HiddenSizes = Annotated[tuple[Annotated[int, Field(ge=1, le=10_000)], ...], Field(max_length=20)]  # units per layer
 
 C = TypeVar("C", bound=BaseModel)
 Location = tuple[str | int, ...]
+
+# What pydantic's types of mistakes mean in the words of a YAML file.
+EXPECTED = {
+    "int_type": "an integer",
+    "int_parsing": "an integer",
+    "int_parsing_size": "an integer of a sensible size",
+    "int_from_float": "an integer",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "string_type": "text",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "dict_type": "a mapping, `key: value` lines",
+    "model_type": "a mapping, `key: value` lines",
+    "model_attributes_type": "a mapping, `key: value` lines",
+}
+SHOWN_CHARACTERS = 60  # of a value in a message
 
 
 class YamlDocument:
@@ -37,18 +73,9 @@ class YamlDocument:
 
     def __init__(self, path: Path, text: str) -> None:
         self.path = path
-        try:
-            self.data = YAML(typ="rt", pure=True).load(text)
-        except DuplicateKeyError as error:
-            mark = error.problem_mark
-            key = str(error.problem).split('"')[1] if '"' in str(error.problem) else "?"
-            line = mark.line + 1 if mark else "?"
-            raise ConfigError(f"{path}:{line}: `{key}` stands here a second time. Remove one of the two.") from None
-        except MarkedYAMLError as error:
-            line = error.problem_mark.line + 1 if error.problem_mark else "?"
-            raise ConfigError(f"{path}:{line}: not valid YAML: {error.problem}.") from None
+        self.data = _parse(text, "rt", lambda line: f"{path}:{line}" if line else str(path))
         if not isinstance(self.data, dict):
-            found = "an empty file" if self.data is None else type(self.data).__name__
+            found = "an empty file" if self.data is None else _found(self.data)
             raise ConfigError(f"{path}: expected `key: value` lines, found {found}.")
 
     def line(self, location: Location) -> int:
@@ -79,8 +106,12 @@ def read_yaml(path: Path) -> YamlDocument:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file. Check the path; examples are in tune_configs/.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error}).") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path}: expected a YAML file, found a folder. Name a file in it.") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: expected text in UTF-8, found other bytes. Save the file as UTF-8.") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}.") from None
     return YamlDocument(path, text)
 
 
@@ -109,9 +140,8 @@ def validate(data: Any, model: type[C], document: YamlDocument | None = None, pr
         return model.model_validate(plain(data))
     except ValidationError as error:
         lines = []
-        for mistake in error.errors():
-            location = (*prefix, *mistake["loc"])
-            text = _explain(model, mistake, prefix)
+        for mistake in _causes(error.errors()):
+            location, text = _explain(model, data, mistake, prefix)
             lines.append(f"{document.path}:{document.line(location)}: {text}" if document else text)
         raise ConfigError("\n".join(lines)) from None
 
@@ -137,10 +167,22 @@ def parse_yaml_value(text: str, where: str) -> Any:
     Raises:
         ConfigError: not YAML.
     """
-    try:
-        return plain(YAML(typ="safe", pure=True).load(text))
-    except MarkedYAMLError as error:
-        raise ConfigError(f"{where}: not valid YAML: {error.problem}.") from None
+    return plain(_parse(text, "safe", lambda line: where))
+
+
+def yaml_text(value: Any) -> str:
+    """A value on one line, as it would stand in a file."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{yaml_text(key)}: {yaml_text(part)}" for key, part in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(yaml_text, value)) + "]"
+    return str(value)
 
 
 def dump_yaml(data: Any) -> str:
@@ -157,38 +199,142 @@ def dump_yaml(data: Any) -> str:
 def describe_fields(model: type[BaseModel]) -> str:
     """`alpha (2.5), batch_size (256), ...`: the fields and their defaults."""
     return ", ".join(
-        f"{name} ({field.default})" if not field.is_required() and field.default_factory is None else name
+        f"{field.alias or name} ({yaml_text(field.default)})" if _is_shown(field.default) else field.alias or name
         for name, field in model.model_fields.items()
     )
 
 
-def _explain(model: type[BaseModel], mistake: Any, prefix: Location) -> str:
-    location: Location = tuple(mistake["loc"])
-    key = ".".join(str(part) for part in (*prefix, *location))
-    if mistake["type"] == "extra_forbidden":
-        owner = _owner(model, location[:-1])
-        name = str(location[-1])
-        return (
-            f"`{key}` is not a field of {owner.__name__}. {did_you_mean(name, list(owner.model_fields))}"
-            f"Fields: {describe_fields(owner)}."
-        )
-    if mistake["type"] == "missing":
-        return f"`{key}` is missing. Add it."
+def _is_shown(default: Any) -> bool:
+    """Whether a default says something: not a section, not the lack of a value."""
+    return default not in (None, PydanticUndefined, ()) and not isinstance(default, BaseModel)
+
+
+def _parse(text: str, kind: Literal["rt", "safe"], where: Callable[[int | None], str]) -> Any:
+    """YAML of one document; `where` makes the beginning of a message from a line, if there is one."""
+    try:
+        data = YAML(typ=kind, pure=True).load(text)
+        plain(data)  # has no end where a list holds itself
+        return data
+    except DuplicateKeyError as error:
+        key = str(error.problem).split('"')[1] if '"' in str(error.problem) else "?"
+        raise ConfigError(f"{where(_line(error))}: `{key}` stands here a second time. Remove one of the two.") from None
+    except ComposerError as error:
+        reason = f"not valid YAML: {error.problem}"
+        if "another document" in str(error.problem):
+            reason = "expected one document, found a second one after `---`. Make a file of each"
+        raise ConfigError(f"{where(_line(error))}: {reason}.") from None
+    except MarkedYAMLError as error:
+        raise ConfigError(f"{where(_line(error))}: not valid YAML: {error.problem}.") from None
+    except ReaderError as error:
+        line = text[: error.position].count("\n") + 1
+        code = error.character if isinstance(error.character, int) else ord(error.character)
+        raise ConfigError(f"{where(line)}: not valid YAML: control character #x{code:02x}. Remove it.") from None
+    except RecursionError:
+        raise ConfigError(f"{where(None)}: not valid YAML: nested too deeply. Write it flatter.") from None
+    except (YAMLError, ValueError, LookupError, TypeError, AttributeError) as error:  # a date such as 2001-99-99
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise ConfigError(f"{where(None)}: not valid YAML: a value cannot be read ({reason}).") from None
+
+
+def _line(error: MarkedYAMLError) -> int | None:
+    return error.problem_mark.line + 1 if error.problem_mark else None
+
+
+def _causes(mistakes: Sequence[Any]) -> list[Any]:
+    """Mistakes without those that only follow from another one."""
+    places = [mistake["loc"] for mistake in mistakes]
+    unknown = [mistake["loc"] for mistake in mistakes if mistake["type"] == "extra_forbidden"]
+
+    def follows(mistake: Any) -> bool:
+        place = mistake["loc"]
+        if mistake["type"] == "too_short":  # of the items that are wrong nothing is left
+            return any(len(other) > len(place) and other[: len(place)] == place for other in places)
+        if mistake["type"] == "missing":  # it is there, misspelt
+            return any(other[:-1] == place[:-1] and did_you_mean(str(other[-1]), [str(place[-1])]) for other in unknown)
+        return False
+
+    return [mistake for mistake in mistakes if not follows(mistake)]
+
+
+def _explain(model: type[BaseModel], data: Any, mistake: Any, prefix: Location) -> tuple[Location, str]:
+    """Where a mistake is, and what to say of it."""
+    place: Location = tuple(mistake["loc"])
+    kind, given, facts = mistake["type"], mistake["input"], mistake.get("ctx", {})
     reason = mistake["msg"].removeprefix("Value error, ")
+    if kind == "value_error" and (named := re.match(r"([a-z_]+): (.+)", reason)):
+        owner = _owner(model, place)
+        if named[1] in owner.model_fields:  # a model that compares its fields says which one is wrong
+            place, reason, given = (*place, named[1]), named[2], {}
+    location = (*prefix, *_written(data, place))
+    key = ".".join(str(part) for part in location)
+    if kind == "extra_forbidden":
+        owner = _owner(model, place[:-1])
+        hint = did_you_mean(str(place[-1]), [field.alias or name for name, field in owner.model_fields.items()])
+        return location, f"`{key}` is not a field of {owner.__name__}. {hint}Fields: {describe_fields(owner)}."
+    if kind == "missing" and isinstance(place[-1], int):
+        return location[:-1], f"`{'.'.join(map(str, location[:-1]))}`: expected {place[-1] + 1} values or more."
+    if kind == "missing":
+        return location, f"`{key}` is missing. Add it."
+    if kind in EXPECTED:
+        return location, f"`{key}`: expected {EXPECTED[kind]}, found {_found(given)}."
+    if kind in ("too_short", "too_long"):
+        bound = f"at least {facts['min_length']}" if kind == "too_short" else f"at most {facts['max_length']}"
+        return location, f"`{key}`: expected {bound} values, found {len(given)}."
     if not key:
-        return f"{reason}."
-    reason = reason[0].lower() + reason[1:]
-    found = "" if isinstance(mistake["input"], dict | list) else f", found `{mistake['input']}`"
-    return f"`{key}`: {reason}{found}."
+        return location, f"{reason}."
+    found = "" if isinstance(given, dict | list | tuple) else f", found {_found(given)}"
+    return location, f"`{key}`: {reason[0].lower() + reason[1:]}{found}."
 
 
-def _owner(model: type[BaseModel], location: Sequence[str | int]) -> type[BaseModel]:
+def _found(value: Any) -> str:
+    """A value for a message: its kind where it is long."""
+    if isinstance(value, dict):
+        return "a mapping"
+    if isinstance(value, list | tuple):
+        return "a list"
+    text = " ".join(yaml_text(value).split())
+    return f"`{text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + '...'}`"
+
+
+def _written(data: Any, place: Location) -> Location:
+    """The key path as it stands in the data, where a single value may stand for a list of one."""
+    written: list[str | int] = []
+    for part in place:
+        is_list = isinstance(data, list | tuple)
+        if isinstance(part, int) and not is_list:
+            continue
+        written.append(part)
+        if isinstance(data, dict):
+            data = data.get(part)
+        else:
+            data = data[part] if is_list and isinstance(part, int) and part < len(data) else None
+    return tuple(written)
+
+
+def _owner(model: type[BaseModel], place: Location) -> type[BaseModel]:
     """The model that the key path leads to."""
-    for part in location:
-        field = model.model_fields.get(str(part))
-        annotation = field.annotation if field else None
-        for kind in get_args(annotation):  # `SearchSpec | None`
-            annotation = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else annotation
+    owner, annotation = model, model
+    for part in place:
+        annotation = _part_of(annotation, part)
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            model = annotation
-    return model
+            owner = annotation
+    return owner
+
+
+def _part_of(annotation: Any, part: str | int) -> Any:
+    """The type of what a key or index of a type leads to."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        fields = annotation.model_fields.items()
+        inner = next((field.annotation for name, field in fields if part in (name, field.alias)), None)
+    else:
+        arguments = get_args(annotation)
+        inner = arguments[1 if get_origin(annotation) is dict else 0] if arguments else None
+    while get_origin(inner) in (Annotated, Union, UnionType):  # `SearchSpec | None`
+        inner = next(kind for kind in get_args(inner) if kind is not NoneType)
+    return inner
+
+
+def _scalars(annotation: Any) -> set[Any]:
+    """The types at the leaves of an annotation."""
+    arguments = get_args(annotation)
+    return set().union(*map(_scalars, arguments)) if arguments else {annotation}

@@ -7,6 +7,7 @@ from torch import Tensor
 from gems_ray.algorithms.adam import Adam
 from gems_ray.algorithms.base import Algorithm, AlgorithmConfig, Noise
 from gems_ray.algorithms.networks import DeterministicActor
+from gems_ray.config import HiddenSizes
 from gems_ray.data.replay import Batch
 
 
@@ -14,7 +15,7 @@ class BCConfig(AlgorithmConfig):
     """Settings of behaviour cloning; defaults from CORL."""
 
     learning_rate: float = Field(3e-4, gt=0, description="Adam's step size.")
-    hidden_sizes: tuple[int, ...] = Field((256, 256), description="Hidden layers of the actor.")
+    hidden_sizes: HiddenSizes = Field((256, 256), description="Hidden layers of the actor.")
 
 
 class BC(Algorithm):

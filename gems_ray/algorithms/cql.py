@@ -5,13 +5,14 @@ import math
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from gems_ray.algorithms.adam import Adam
 from gems_ray.algorithms.base import Algorithm, AlgorithmConfig, Noise, soft_update
 from gems_ray.algorithms.conservative import conservative_gradients
 from gems_ray.algorithms.networks import mlp
+from gems_ray.config import HiddenSizes
 from gems_ray.data.replay import Batch
 
 LOG_STD_RANGE = (-20.0, 2.0)
@@ -36,7 +37,14 @@ class CQLConfig(AlgorithmConfig):
     actor_learning_rate: float = Field(3e-5, gt=0, description="Adam's step size for actor and entropy temperature.")
     critic_learning_rate: float = Field(3e-4, gt=0, description="Adam's step size for critics and multiplier.")
     target_entropy: float | None = Field(None, description="Entropy that is aimed at; -Z when not set.")
-    hidden_sizes: tuple[int, ...] = Field((256, 256, 256), description="Hidden layers of all networks.")
+    hidden_sizes: HiddenSizes = Field((256, 256, 256), description="Hidden layers of all networks.")
+
+    @model_validator(mode="after")
+    def _bounds_are_in_order(self) -> "CQLConfig":
+        low, high = self.clip_diff_min, self.clip_diff_max
+        if low is not None and high is not None and low > high:
+            raise ValueError(f"clip_diff_min: expected at most clip_diff_max, {high:g}, found {low:g}")
+        return self
 
 
 class CQL(Algorithm):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from gems_ray.algorithms.adam import Adam
 from gems_ray.algorithms.base import Algorithm, AlgorithmConfig, Noise, soft_update
 from gems_ray.algorithms.networks import Critic, DeterministicActor, Value
+from gems_ray.config import HiddenSizes
 from gems_ray.data.replay import Batch
 
 LOG_STD_RANGE = (-20.0, 2.0)
@@ -30,7 +31,7 @@ class IQLConfig(AlgorithmConfig):
         1_000_000, ge=1, description="Updates over which the cosine falls; the run's if not set."
     )
     deterministic: bool = Field(False, description="Deterministic policy in place of the Gaussian one.")
-    hidden_sizes: tuple[int, ...] = Field((256, 256), description="Hidden layers of all networks.")
+    hidden_sizes: HiddenSizes = Field((256, 256), description="Hidden layers of all networks.")
 
 
 class IQL(Algorithm):

@@ -10,6 +10,7 @@ from torch import Tensor
 from gems_ray.algorithms.adam import Adam
 from gems_ray.algorithms.base import Algorithm, AlgorithmConfig, Noise, soft_update
 from gems_ray.algorithms.networks import Critic, DeterministicActor
+from gems_ray.config import HiddenSizes
 from gems_ray.data.replay import Batch
 
 
@@ -26,7 +27,7 @@ class TD3BCConfig(AlgorithmConfig):
     policy_noise: float = Field(0.2, ge=0, description="Deviation of the target action's noise, normalised units.")
     noise_clip: float = Field(0.5, ge=0, description="Largest target noise, normalised units.")
     policy_freq: int = Field(2, ge=1, description="Updates of the critics per update of actor and targets.")
-    hidden_sizes: tuple[int, ...] = Field((256, 256), description="Hidden layers of actor and critics.")
+    hidden_sizes: HiddenSizes = Field((256, 256), description="Hidden layers of actor and critics.")
 
 
 class TD3BC(Algorithm):

@@ -9,10 +9,12 @@ import typer
 def collect(
     environment: Annotated[str, typer.Option(help="Environment with a shipped world, for example diffuse_mix.")],
     quality: Annotated[str, typer.Option(help="random, medium, expert or mixed.")] = "expert",
-    episodes: Annotated[int, typer.Option(min=1, help="Episodes of 100 steps.")] = 10_000,
+    episodes: Annotated[int, typer.Option(min=1, max=1_000_000, help="Episodes of 100 steps.")] = 10_000,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 0,
     deterministic: Annotated[bool, typer.Option("--deterministic", help="Log mean actions, not samples.")] = False,
-    expert_share: Annotated[float, typer.Option(min=0, max=1, help="Share of expert episodes in mixed data.")] = 1 / 3,
+    expert_share: Annotated[
+        float, typer.Option(min=0, max=1, show_default="1/3", help="Share of expert episodes in mixed data.")
+    ] = 1 / 3,
     world: Annotated[str | None, typer.Option(help="World bundle, in place of the shipped one.")] = None,
     output: Annotated[
         Path | None, typer.Option(help="File [default: offline_datasets/ENVIRONMENT_QUALITY.npz].")
@@ -24,11 +26,15 @@ def collect(
     from gems_ray.cli.console import episode_progress, say
     from gems_ray.collect.collect import collect_dataset
     from gems_ray.data.npz import DATASET_FOLDER, save_dataset
+    from gems_ray.simulator import environment as named_environment
+    from gems_ray.training.sources import check_target
     from gems_ray.world.bundle import find_world
 
     torch.set_num_threads(1)
-    opened = find_world(world or environment)
-    path = output or DATASET_FOLDER / f"{environment}_{quality}.npz"
+    named_environment(environment)
+    opened = find_world(environment if world is None else world, environment)
+    path = DATASET_FOLDER / f"{environment}_{quality}.npz" if output is None else output
+    check_target(path, "--output")
     with episode_progress(episodes) as progress:
         dataset = collect_dataset(
             opened,

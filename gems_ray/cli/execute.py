@@ -17,7 +17,7 @@ from gems_ray.experiments.candidates import candidates, read_trials, search_of, 
 from gems_ray.experiments.cell_folder import ENDED, FAILED
 from gems_ray.experiments.objectives import FQE
 from gems_ray.experiments.run_folder import RunFolder, check_free
-from gems_ray.experiments.spec import Cell, Experiment
+from gems_ray.experiments.spec import Cell, Experiment, check_placement
 from gems_ray.training.sources import Source, open_source, record_datasets, write_references
 from gems_ray.training.trainer import resolve_device
 
@@ -109,8 +109,7 @@ def execute(experiment: Experiment, folder: Path, address: str | None, study_sto
     """
     if address is None:
         resolve_device(experiment.training.device)  # an error now, not in every cell
-    if experiment.training.device == "cuda" and not experiment.resources.gpu:
-        raise ConfigError("training.device is cuda, but a cell has no GPU: set resources.gpu, for example to 0.25.")
+    check_placement(experiment)
     if study_storage:
         from gems_ray.experiments.study import check_storage
 

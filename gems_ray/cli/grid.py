@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from gems_ray.cli.paths import run_path
+
 Storage = Annotated[Path, typer.Option(help="Folder of the run folders.")]
 Name = Annotated[str | None, typer.Option(help="Name of the run folder [default: name of the file].")]
 Address = Annotated[str | None, typer.Option(help="Ray cluster to join, in place of this machine.")]
@@ -27,7 +29,7 @@ def grid(
     experiment = load_experiment(config)
     if experiment.search:
         raise ConfigError(f"{config}: describes a search. Run it with `run_tune.py search {config}`.")
-    folder = storage / (name or config.stem)
+    folder = run_path(storage, config.stem if name is None else name)
     if dry_run:
         print_plan(experiment, folder, address)
     else:

@@ -3,6 +3,7 @@
 import sys
 import tempfile
 import traceback
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -31,21 +32,41 @@ for command in (collect, train, grid, search, plan, status, logs, resume, export
     app.command()(command)
 
 
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # typer exports only what derives from it
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory")  # torch's RuntimeErrors
+
+
 def main() -> None:
     """Runs the command line."""
     try:
-        app()
+        sys.exit(app(prog_name="run_tune.py", standalone_mode=False))
+    except UsageError as error:
+        _print_usage_error(error)
+        sys.exit(2)
     except GemsRayError as error:
         print_error(error)
         sys.exit(error.exit_code)
     except OSError as error:  # a full disk, a folder without permission
-        print_error(error)
+        print_error(f"{error.filename}: {error.strerror}." if error.filename and error.strerror else error)
         sys.exit(2)
     except Exception as error:
+        if isinstance(error, MemoryError) or any(text in str(error).lower() for text in OUT_OF_MEMORY):
+            print_error("memory: what was asked for does not fit. Lower batch_size, hidden_sizes, episodes or users.")
+            sys.exit(2)
         with tempfile.NamedTemporaryFile("w", prefix="gems_ray-", suffix=".log", delete=False) as file:
             traceback.print_exc(file=file)
         print_error(f"unexpected {type(error).__name__}: {error}. Please report it with {file.name}.")
         sys.exit(1)
+
+
+def _print_usage_error(error: Any) -> None:
+    """A mistake in the options as one line; the help where nothing was given at all."""
+    message, context = error.format_message(), error.ctx
+    if "\n" in message:
+        typer.echo(message, err=True)
+        return
+    command = context.command_path if context else "run_tune.py"
+    print_error(f"{command}: {message.rstrip('.')}. See `{command} --help`.")
 
 
 def print_error(error: Exception | str) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gems_ray.cli.grid import Address, Name, Storage
+from gems_ray.cli.paths import run_path
 
 if TYPE_CHECKING:
     from gems_ray.experiments.run_folder import RunFolder
@@ -32,7 +33,7 @@ def plan(
     """
     from gems_ray.experiments.spec import load_experiment
 
-    print_plan(load_experiment(config), storage / (name or config.stem), address)
+    print_plan(load_experiment(config), run_path(storage, config.stem if name is None else name), address)
 
 
 def print_plan(experiment: "Experiment", folder: Path, address: str | None) -> None:
@@ -54,8 +55,10 @@ def print_plan(experiment: "Experiment", folder: Path, address: str | None) -> N
     from gems_ray.experiments.cell_folder import ENDED
     from gems_ray.experiments.progress import describe_seconds
     from gems_ray.experiments.run_folder import RunFolder
+    from gems_ray.experiments.spec import check_placement
     from gems_ray.training.estimate import estimate
 
+    check_placement(experiment)
     worlds, data_bytes, new_bytes = _check_data(experiment)
     if experiment.search:
         experiment = resolve_search(experiment, {name: world is not None for name, world in worlds.items()})
@@ -103,8 +106,7 @@ def print_plan(experiment: "Experiment", folder: Path, address: str | None) -> N
 def _check_data(experiment: "Experiment") -> tuple[dict[str, "World | None"], int, int]:
     """Worlds by environment, bytes of the datasets in memory, bytes of those that are still to be collected."""
     from gems_ray.cli.console import say
-    from gems_ray.training.sources import dataset_path, open_source
-    from gems_ray.world.bundle import find_world
+    from gems_ray.training.sources import check_target, dataset_path, open_source, open_world
 
     worlds: dict[str, World | None] = {}
     data_bytes = new_bytes = 0
@@ -116,7 +118,8 @@ def _check_data(experiment: "Experiment") -> tuple[dict[str, "World | None"], in
             data_bytes += source.dataset.nbytes
             say(f"dataset of {environment}: {path}, {len(source.dataset):,} transitions, {source.dataset.fingerprint}")
         else:
-            world = worlds[environment] = find_world(experiment.world(environment))
+            world = worlds[environment] = open_world(experiment, environment)
+            check_target(path, "dataset.folder")
             size = experiment.dataset.episodes * world.environment.episode_length * TRANSITION_BYTES
             data_bytes, new_bytes = data_bytes + size, new_bytes + size
             say(f"dataset of {environment}: {experiment.dataset.episodes} episodes will be collected into {path}")

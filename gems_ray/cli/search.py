@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from gems_ray.cli.grid import Address, DryRun, Name, Storage
+from gems_ray.cli.paths import run_path
 
 StudyStorage = Annotated[
     str | None,
@@ -39,7 +40,7 @@ def search(
     experiment = load_experiment(config)
     if not experiment.search:
         raise ConfigError(f"{config}: has no `search`. Run it with `run_tune.py grid {config}`, or add what to search.")
-    folder = storage / (name or config.stem)
+    folder = run_path(storage, config.stem if name is None else name)
     if dry_run:
         print_plan(experiment, folder, address)
     else:

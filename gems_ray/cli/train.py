@@ -3,6 +3,7 @@
 import shlex
 import signal
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Mapping
 
     from gems_ray.training.cell_run import CellRun
 
@@ -43,7 +44,9 @@ def train(
     learning_rate: Annotated[
         float | None, typer.Option("--learning_rate", "--learning-rate", help="Adam's step size.")
     ] = None,
-    normalize: Annotated[bool, typer.Option("--normalize/--no-normalize", help="Normalise states.")] = True,
+    normalize: Annotated[
+        bool | None, typer.Option("--normalize/--no-normalize", help="Normalise states [default: normalize].")
+    ] = None,
     setting: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="Any other setting of the algorithm; may be repeated."),
@@ -63,6 +66,7 @@ def train(
 
     from gems_ray.cli.console import episode_progress, say
     from gems_ray.cli.export import print_tables
+    from gems_ray.cli.paths import run_path
     from gems_ray.environment_report import environment_report
     from gems_ray.experiments.cell_folder import WITH_RESULT
     from gems_ray.experiments.run_folder import RunFolder, check_free
@@ -81,33 +85,44 @@ def train(
         "learning_rate": learning_rate,
     }
     settings: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-    settings |= _parse_settings(setting or [])
-    if not normalize:
+    flags = {name: f"--{name}" for name in settings}
+    if normalize is not None:
+        flags["normalize_states"] = "--normalize" if normalize else "--no-normalize"
+    if normalize is False:
         settings["normalize_states"] = False
-    experiment = check_experiment(
-        {
-            "environment": [env_name],
-            "algorithm": [algorithm],
-            "seed": [seed],
-            "settings": {algorithm: settings} if settings else {},
-            "worlds": {env_name: world} if world else {},
-            "dataset": {"quality": quality} | ({"file": str(dataset)} if dataset else {}),
-            "training": {
-                "max_timesteps": max_timesteps,
-                "evaluation_interval": evaluation_interval,
-                "device": device,
-                "compile": compile_mode,
-            },
-        }
-    )
+    settings |= _parse_settings(setting or [], flags)
+    keys = {f"settings.{algorithm}.{name}": flag for name, flag in flags.items()} | {
+        f"settings.{algorithm}.": "--set ",
+        f"worlds.{env_name}": "--world",
+        "dataset.file": "--dataset",
+        "dataset.quality": "--quality",
+        **{f"training.{name}": f"--{name}" for name in ("max_timesteps", "evaluation_interval", "device", "compile")},
+    }
+    with _in_flags(keys):
+        experiment = check_experiment(
+            {
+                "environment": [env_name],
+                "algorithm": [algorithm],
+                "seed": [seed],
+                "settings": {algorithm: settings} if settings else {},
+                "worlds": {env_name: world} if world is not None else {},
+                "dataset": {"quality": quality} | ({"file": str(dataset)} if dataset is not None else {}),
+                "training": {
+                    "max_timesteps": max_timesteps,
+                    "evaluation_interval": evaluation_interval,
+                    "device": device,
+                    "compile": compile_mode,
+                },
+            }
+        )
     torch.set_num_threads(1)
     say(f"device: {resolve_device(device)}")
     (cell,) = experiment.cells()
-    run_path = storage / (name or cell.name)
-    check_free(run_path, experiment)
-    with episode_progress(experiment.dataset.episodes) as progress:
+    folder_path = run_path(storage, cell.name if name is None else name)
+    check_free(folder_path, experiment)
+    with _in_flags(keys), episode_progress(experiment.dataset.episodes) as progress:
         source = open_source(experiment, env_name, say, progress)
-    run = RunFolder.create(run_path, experiment, environment_report())
+    run = RunFolder.create(folder_path, experiment, environment_report())
     with run.locked():
         record_datasets(run, {env_name: source})
         if source.world:
@@ -123,16 +138,32 @@ def train(
     say(f"Run folder: {run.path}")
 
 
-def _parse_settings(texts: list[str]) -> dict[str, Any]:
-    """`NAME=VALUE` texts, with values as YAML."""
+@contextmanager
+def _in_flags(keys: "Mapping[str, str]") -> "Iterator[None]":
+    """Errors speak of the flags that were given, not of the keys of an experiment file that stand for them."""
+    from gems_ray.errors import GemsRayError
+
+    try:
+        yield
+    except GemsRayError as error:
+        text = str(error)
+        for key, flag in keys.items():
+            text = text.replace(key, flag)
+        raise type(error)(text) from None
+
+
+def _parse_settings(texts: list[str], flags: "Mapping[str, str]") -> dict[str, Any]:
+    """`NAME=VALUE` texts, with values as YAML; none may be given twice, here or by a flag of its own."""
     from gems_ray.config import parse_yaml_value
     from gems_ray.errors import ConfigError
 
-    settings = {}
+    settings: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not (name and equals):
             raise ConfigError(f"--set {text}: expected NAME=VALUE, for example --set expectile=0.8.")
+        if other := flags.get(name) or ("--set" if name in settings else None):
+            raise ConfigError(f"--set {text}: {name} is given a second time, by {other}. Leave out one of the two.")
         settings[name] = parse_yaml_value(value, f"--set {text}")
     return settings
 

@@ -23,9 +23,13 @@ def train(
         str | None, typer.Option(help="diffuse, focused or file:PATH; the environment's own if not given.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of sessions, ranker and agent.")] = 0,
-    sessions: Annotated[int, typer.Option(min=10, help="Logged sessions that the ranker is trained on.")] = 20_000,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the sessions.")] = 3,
-    episodes: Annotated[int, typer.Option(min=100, help="Episodes that the agent is trained on.")] = 16_000,
+    sessions: Annotated[
+        int, typer.Option(min=10, max=1_000_000, help="Logged sessions that the ranker is trained on.")
+    ] = 20_000,
+    epochs: Annotated[int, typer.Option(min=1, max=1_000, help="Passes over the sessions.")] = 3,
+    episodes: Annotated[
+        int, typer.Option(min=100, max=10_000_000, help="Episodes that the agent is trained on.")
+    ] = 16_000,
     lambda_click: Annotated[float, typer.Option(min=0, help="Weight of the ranker's click loss.")] = 0.2,
     lambda_kl: Annotated[float, typer.Option(min=0, help="Weight of the ranker's KL term.")] = 0.5,
     noise_scale: Annotated[
@@ -35,8 +39,11 @@ def train(
     """Train a world from nothing on the CPU. The same command continues an interrupted training."""
     import torch
 
+    from gems_ray.cli.paths import check_folder
     from gems_ray.errors import ConfigError
+    from gems_ray.rng import stream
     from gems_ray.simulator import environment as named_environment
+    from gems_ray.simulator.items import item_vectors
     from gems_ray.training.behavior import AgentReport, AgentTraining
     from gems_ray.training.ranker import RankerEpoch, RankerTraining
     from gems_ray.training.world import WorldRecipe, train_world
@@ -53,7 +60,9 @@ def train(
         ranker_training=RankerTraining(sessions=sessions, epochs=epochs),
         agent_training=AgentTraining(episodes=episodes),
     )
-    folder = output or Path("worlds") / environment
+    item_vectors(recipe.environment, stream(recipe.item_seed, "items"))  # an error now, not after the first line
+    folder = Path("worlds") / environment if output is None else output
+    check_folder(folder, "--output")
     torch.set_num_threads(1)
 
     def progress(report: RankerEpoch | AgentReport, seconds: float) -> None:

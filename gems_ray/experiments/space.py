@@ -33,6 +33,13 @@ class Domain(Config):
     log_integer: tuple[int, int] | None = Field(None, alias="log_int", description="The same, even on a log scale.")
     step: float | None = Field(None, gt=0, description="Distance between neighbours, with uniform and int.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _is_a_domain(cls, value: Any) -> Any:
+        if not isinstance(value, dict | cls):
+            raise ValueError("expected a domain, for example {uniform: [0, 1]}, by algorithm and setting")
+        return value
+
     @model_validator(mode="after")
     def _one_kind(self) -> "Domain":
         kinds = [name for name, field in type(self).model_fields.items() if name != "step" and getattr(self, name)]
@@ -50,6 +57,8 @@ class Domain(Config):
             raise ValueError("step goes with uniform and int")
         if self.step and self.integer and self.step != int(self.step):
             raise ValueError("the step of int is an integer")
+        if self.step and self.step > (high - low) * (1 + 1e-9):
+            raise ValueError(f"expected a step within the range of {high - low:g}, found {self.step:g}")
         return self
 
     @property
@@ -94,6 +103,19 @@ class Domain(Config):
         fractions = self.integer is None and self.log_integer is None
         return low <= value <= high and (fractions or value == int(value))
 
+    def count(self) -> int:
+        """How many values there are.
+
+        Raises:
+            ValueError: there is no end to them.
+        """
+        if self.choice is not None:
+            return len(self.choice)
+        low, high = self.bounds
+        if self.integer or (self.uniform and self.step):
+            return int(np.floor((high - low) / (self.step or 1) + 1e-9)) + 1
+        raise ValueError("a grid needs choice, int, or uniform with a step")
+
     def every_value(self) -> list[Any]:
         """All values, lowest first.
 
@@ -102,13 +124,10 @@ class Domain(Config):
         """
         if self.choice is not None:
             return list(self.choice)
-        low, high = self.bounds
+        count, (low, high), step = self.count(), self.bounds, self.step or 1
         if self.integer:
-            return list(range(int(low), int(high) + 1, int(self.step or 1)))
-        if self.uniform and self.step:
-            count = int(np.floor((high - low) / self.step + 1e-9)) + 1
-            return [min(high, float(low + index * self.step)) for index in range(count)]
-        raise ValueError("a grid needs choice, int, or uniform with a step")
+            return [int(low) + index * int(step) for index in range(count)]
+        return [min(high, float(low + index * step)) for index in range(count)]
 
 
 class Space:

@@ -3,18 +3,21 @@
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from gems_ray.config import Config, YamlDocument, plain, read_yaml, validate
 from gems_ray.errors import ConfigError, ResourceError, UnknownNameError
 from gems_ray.experiments.space import Domain, Space
 from gems_ray.registry import Registry
 from gems_ray.simulator.environments import ENVIRONMENTS
+
+LARGEST_GRID = 100_000  # points: all of them are listed
 
 Quality = Literal["random", "medium", "expert", "mixed"]
 
@@ -24,14 +27,30 @@ def _as_list(value: Any) -> Any:
     return value if isinstance(value, list | tuple) else [value]
 
 
-OneOrMore = BeforeValidator(_as_list)
+def _different(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError(f"every value may stand once, found {', '.join(map(str, values))}")
+    return values
+
+
+def _by_algorithm(value: Any) -> Any:
+    if not isinstance(value, dict):
+        raise ValueError("expected the settings by algorithm, for example {td3_bc: {alpha: 1}}")
+    return value
+
+
+OneOrMore, Different = BeforeValidator(_as_list), AfterValidator(_different)
+Names = Annotated[tuple[str, ...], OneOrMore, Different]
+Settings = Annotated[dict[str, Any], BeforeValidator(_by_algorithm)]
 
 
 class DatasetSpec(Config):
     """Which dataset the cells of an environment are trained on."""
 
     quality: Quality = Field("expert", description="Behaviour policy that logged it.")
-    episodes: int = Field(10_000, ge=1, description="Episodes that are collected where the file is missing.")
+    episodes: int = Field(
+        10_000, ge=1, le=1_000_000, description="Episodes that are collected where the file is missing."
+    )
     seed: int = Field(0, ge=0, description="Seed of the collection.")
     expert_share: float = Field(1 / 3, ge=0, le=1, description="Share of expert episodes in mixed data.")
     deterministic: bool = Field(False, description="Log the agent's mean action in place of a sample.")
@@ -49,9 +68,12 @@ class Divergence(Config):
 class TrainingSpec(Config):
     """How long a cell is trained and how often it is evaluated."""
 
-    max_timesteps: int = Field(1_000_000, ge=1, description="Gradient updates.")
+    max_timesteps: int = Field(1_000_000, ge=1, le=1_000_000_000, description="Gradient updates.")
     evaluation_interval: int = Field(
-        5_000, ge=1, description="Updates between evaluations (CORL); the first 1,000 updates are evaluated more often."
+        5_000,
+        ge=1,
+        le=1_000_000_000,
+        description="Updates between evaluations (CORL); the first 1,000 updates are evaluated more often.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes CUDA where there is a GPU.")
     compile: Literal["auto", "on", "off"] = Field(
@@ -63,9 +85,12 @@ class TrainingSpec(Config):
 class EvaluationSpec(Config):
     """How many simulated users judge a policy."""
 
-    validation_users: int = Field(200, ge=2, description="They choose the best checkpoint during training.")
+    validation_users: int = Field(200, ge=2, le=100_000, description="They choose the best checkpoint during training.")
     test_users: int = Field(
-        1_000, ge=0, description="They make the result table; never the validation users. 0 leaves the test out."
+        1_000,
+        ge=0,
+        le=100_000,
+        description="They make the result table; never the validation users. 0 leaves the test out.",
     )
     holdout: float = Field(
         0.0, ge=0, lt=1, description="Share of the episodes that is kept from training for the offline estimate."
@@ -78,14 +103,19 @@ class EvaluationSpec(Config):
         return self
 
 
+SMALLEST_SHARE = 0.01  # of a CPU or GPU; a hundred cells on one are more than it can hold
+
+
 class Resources(Config):
     """What a cell takes of a machine."""
 
-    cpu: float = Field(1, gt=0, description="CPU cores; torch uses as many threads, at least one.")
+    cpu: float = Field(1, ge=SMALLEST_SHARE, description="CPU cores; torch uses as many threads, at least one.")
     gpu: float = Field(0, ge=0, description="Share of a GPU; ignored where there is none.")
 
     @model_validator(mode="after")
     def _ray_can_schedule_it(self) -> "Resources":
+        if 0 < self.gpu < SMALLEST_SHARE:
+            raise ValueError(f"gpu: expected 0, or {SMALLEST_SHARE} and more, found {self.gpu:g}")
         if self.gpu > 1 and self.gpu != int(self.gpu):
             raise ValueError(f"gpu: expected a share up to 1, or whole GPUs, found {self.gpu:g}")
         return self
@@ -131,8 +161,10 @@ class Asha(Config):
 class Confirmation(Config):
     """What is trained again on fresh seeds and scored on test users, so that luck in the search shows."""
 
-    candidates: int = Field(3, ge=0, description="Best trials on the validation users; the default settings join them.")
-    seeds: int = Field(3, ge=1, description="Fresh seeds of each.")
+    candidates: int = Field(
+        3, ge=0, le=1_000, description="Best trials on the validation users; the default settings join them."
+    )
+    seeds: int = Field(3, ge=1, le=1_000, description="Fresh seeds of each.")
 
     def planned(self, algorithms: int) -> int:
         """Cells per environment, at most: the best trials, and the default settings of so many algorithms."""
@@ -146,13 +178,13 @@ class SearchSpec(Config):
     """A search among the settings of one or several algorithms."""
 
     space: dict[str, dict[str, Domain]] = Field(description="By algorithm and setting, the values to choose among.")
-    trials: int = Field(20, ge=1, description="Settings to try; a grid tries all of its points.")
+    trials: int = Field(20, ge=1, le=100_000, description="Settings to try; a grid tries all of its points.")
     sampler: Literal["tpe", "gp", "random", "grid"] = Field("tpe", description="What proposes the next settings.")
-    objectives: Annotated[tuple[Objective, ...], OneOrMore] = Field(
+    objectives: Annotated[tuple[Objective, ...], OneOrMore, Different] = Field(
         (), description="What is maximised, several as a Pareto front [default: return; fqe where there is no world]."
     )
     initial: tuple[dict[str, Any], ...] = Field((), description="Settings tried first, after the defaults.")
-    seeds_per_trial: int = Field(1, ge=1, description="A trial is the mean over so many seeds.")
+    seeds_per_trial: int = Field(1, ge=1, le=1_000, description="A trial is the mean over so many seeds.")
     asha: Asha | None = Field(None, description="Early stopping; off unless given.")
     confirm: Confirmation = Confirmation()
 
@@ -163,19 +195,21 @@ class SearchSpec(Config):
         if self.asha and (self.seeds_per_trial > 1 or len(self.objectives) > 1 or "fqe" in self.objectives):
             raise ValueError("`asha` compares single runs by one objective that is measured on the way")
         if self.sampler == "grid":
-            list(Space(self.space).every_point())
+            points = sum(math.prod(domain.count() for domain in domains.values()) for domains in self.space.values())
+            if points > LARGEST_GRID:
+                raise ValueError(f"sampler: a grid of {points:,} points, expected at most {LARGEST_GRID:,}")
         return self
 
 
 class Experiment(Config):
     """A grid: every algorithm in every environment with every seed. With `search`, a search among settings."""
 
-    environment: Annotated[tuple[str, ...], OneOrMore] = Field(min_length=1, description="Environment names.")
-    algorithm: Annotated[tuple[str, ...], OneOrMore] = Field(("td3_bc",), min_length=1, description="Algorithm names.")
-    seed: Annotated[tuple[Annotated[int, Field(ge=0)], ...], OneOrMore] = Field(
+    environment: Names = Field(min_length=1, description="Environment names.")
+    algorithm: Names = Field(("td3_bc",), min_length=1, description="Algorithm names.")
+    seed: Annotated[tuple[Annotated[int, Field(ge=0)], ...], OneOrMore, Different] = Field(
         (0,), min_length=1, description="Experiment seeds."
     )
-    settings: dict[str, dict[str, Any]] = Field(
+    settings: dict[str, Settings] = Field(
         default_factory=dict, description="By algorithm, the settings that differ from its defaults."
     )
     worlds: dict[str, str] = Field(
@@ -188,12 +222,9 @@ class Experiment(Config):
     search: SearchSpec | None = Field(None, description="What `search` tries; a grid has none.")
 
     @model_validator(mode="after")
-    def _names_are_known(self) -> "Experiment":
-        for names in (self.environment, self.algorithm, self.seed):
-            if len(set(names)) != len(names):
-                raise ValueError(f"every value may stand once, found {', '.join(map(str, names))}")
+    def _parts_fit(self) -> "Experiment":
         if self.search and len(self.seed) > 1:
-            raise ValueError("a search begins at one `seed`; search.seeds_per_trial says how many a trial has")
+            raise ValueError("seed: a search begins at one `seed`; search.seeds_per_trial says how many a trial has")
         if self.search and self.search.asha and len(self.environment) > 1:
             raise ValueError("`search.asha` compares single runs: one environment")
         return self
@@ -306,11 +337,23 @@ def check_experiment(data: Mapping[str, Any], document: YamlDocument | None = No
     _check_names("worlds", tuple(experiment.worlds), ENVIRONMENTS, document)
     _check_names("algorithm", experiment.algorithm, ALGORITHMS, document)
     _check_names("settings", tuple(experiment.settings), ALGORITHMS, document)
+    _check_use("settings", experiment.settings, "algorithm", experiment.algorithm, document)
+    _check_use("worlds", experiment.worlds, "environment", experiment.environment, document)
     for algorithm, settings in experiment.settings.items():
         validate(settings, ALGORITHMS[algorithm].Config, document, prefix=("settings", algorithm))
     if experiment.search:
         _check_search(experiment, experiment.search, document)
     return experiment
+
+
+def check_placement(experiment: Experiment) -> None:
+    """Makes sure that cells which train on a GPU are given one.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    if experiment.training.device == "cuda" and not experiment.resources.gpu:
+        raise ConfigError("training.device is cuda, but a cell has no GPU: set resources.gpu, for example to 0.25.")
 
 
 def all_settings(algorithm: str, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -356,6 +399,16 @@ def search_domains(experiment: Experiment) -> dict[str, dict[str, Domain]]:
     """By algorithm, in the order of the experiment, the domains of its settings; none where it is tried as is."""
     assert experiment.search is not None
     return {algorithm: experiment.search.space.get(algorithm, {}) for algorithm in experiment.algorithm}
+
+
+def _check_use(
+    key: str, given: Mapping[str, Any], field: str, names: tuple[str, ...], document: YamlDocument | None
+) -> None:
+    """What is said of an algorithm or environment that does not take part would be ignored in silence."""
+    for name in given:
+        if name not in names:
+            message = f"`{key}.{name}`: `{field}` is {', '.join(names)}. Add {name} to `{field}`, or remove this."
+            raise document.error((key, name), message) if document else ConfigError(message)
 
 
 def _check_names(key: str, names: tuple[str, ...], known: Mapping[str, Any], document: YamlDocument | None) -> None:

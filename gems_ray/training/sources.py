@@ -1,5 +1,6 @@
 """Worlds and datasets of an experiment: found, checked against each other, collected where missing."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 from gems_ray.collect.collect import collect_dataset
 from gems_ray.data.npz import find_dataset, load_dataset, save_dataset
 from gems_ray.data.schema import Dataset
-from gems_ray.errors import DatasetError
+from gems_ray.errors import DatasetError, WorldError
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.experiments.spec import DatasetSpec, Experiment
 from gems_ray.training.cell_run import check_world
@@ -51,22 +52,63 @@ def open_source(
     """
     spec = experiment.dataset
     path = dataset_path(experiment, environment)
-    if spec.file is None and not path.exists():
-        world = find_world(experiment.world(environment))
+    if not path.exists():
+        if spec.file is not None:
+            raise DatasetError(
+                f"{path}: no such dataset. Check dataset.file, or collect it: python run_tune.py collect "
+                f"--environment {environment} --quality {spec.quality} --output {path}"
+            )
+        world = open_world(experiment, environment)
+        check_target(path, "dataset.folder")
         say(f"Collecting {spec.episodes} {spec.quality} episodes of {environment} into {path} ...")
         save_dataset(_collect(world, spec, progress), path)
     dataset = load_dataset(path)
     if dataset.metadata is None:
+        if environment in experiment.worlds:
+            raise DatasetError(
+                f"{path}: no metadata, so nothing says that it was collected in the world of worlds.{environment}. "
+                f"Leave out worlds.{environment}, or name a dataset that was collected in it."
+            )
         say(
             f"{path}: only the five arrays, no metadata. Training goes on with offline metrics; an evaluation in the "
             "simulator would need to know the world that it was collected in."
         )
         return Source(path, dataset, None)
-    world = find_world(experiment.world(environment))
+    world = open_world(experiment, environment)
     check_world(dataset, world, str(path))
     if spec.file is None:
         _check_as_asked(dataset, spec, path)
     return Source(path, dataset, world)
+
+
+def open_world(experiment: Experiment, environment: str) -> World:
+    """The world of an environment.
+
+    Raises:
+        WorldError: there is none, or it simulates another environment.
+    """
+    try:
+        return find_world(experiment.world(environment), environment)
+    except WorldError as error:
+        where = f"worlds.{environment}: " if environment in experiment.worlds else ""
+        raise WorldError(f"{where}{error}") from None
+
+
+def check_target(path: Path, where: str) -> None:
+    """Makes sure, before the work, that a dataset can be written.
+
+    Args:
+        path: of the file.
+        where: the option that names it, for the message.
+    Raises:
+        DatasetError: a folder stands there, or no file can be made.
+    """
+    if path.is_dir():
+        raise DatasetError(f"{where}: expected a file to write, found the folder `{path}`. Name an npz file.")
+    place = next(parent for parent in path.absolute().parents if parent.exists())
+    if not (place.is_dir() and os.access(place, os.W_OK)):
+        kind = "a folder without permission to write" if place.is_dir() else "a file"
+        raise DatasetError(f"{where}: `{path}` cannot be written, `{place}` is {kind}. Choose another place.")
 
 
 def record_datasets(run: RunFolder, sources: Mapping[str, Source]) -> None:
@@ -89,9 +131,11 @@ def record_datasets(run: RunFolder, sources: Mapping[str, Source]) -> None:
 
 
 def write_references(run: RunFolder, experiment: Experiment, environment: str, world: World) -> None:
-    """Evaluates the reference policies on the test users, once per run and environment."""
-    if run.references(environment) is None:
-        rows = Evaluator(world, "test", experiment.evaluation.test_users).references()
+    """Evaluates the reference policies on the test users, once per run, environment and number of users."""
+    users = experiment.evaluation.test_users
+    known = run.references(environment)
+    if known is None or any(row.get("users") != users for row in known.values()):
+        rows = Evaluator(world, "test", users).references()
         run.write_references(environment, {name: asdict(row) for name, row in rows.items()})
 
 
@@ -111,11 +155,14 @@ def _check_as_asked(dataset: Dataset, spec: DatasetSpec, path: Path) -> None:
     """A collected file with other settings than the experiment's would be a silent mix-up."""
     metadata = dataset.metadata
     assert metadata is not None
-    for name in ("quality", "episodes", "seed", "deterministic"):
-        found, expected = getattr(metadata, name), getattr(spec, name)
+    asked = {name: getattr(spec, name) for name in ("quality", "episodes", "seed", "deterministic")}
+    if spec.quality == "mixed":
+        asked["expert_share"] = round(spec.expert_share * spec.episodes) / spec.episodes  # whole episodes
+    for name, expected in asked.items():
+        found = getattr(metadata, name)
         if found != expected:
             raise DatasetError(
                 f"{path}: collected with {name} {found}, the experiment asks for {expected}. "
                 f"Remove the file to collect it anew, set dataset.{name} to {found}, or name the file itself "
-                "(dataset.file in an experiment, --dataset for train)."
+                "in dataset.file."
             )

@@ -19,8 +19,9 @@ from gems_ray.config import dump_yaml, plain, read_yaml
 from gems_ray.errors import ConfigError, WorldError
 from gems_ray.files import atomic_path, write_text_atomically
 from gems_ray.flat_state import FlatState, flatten_modules, load_modules
+from gems_ray.registry import did_you_mean
 from gems_ray.simulator import Environment
-from gems_ray.simulator import environment as named_environment
+from gems_ray.simulator.environments import ENVIRONMENTS
 from gems_ray.world.behavior import BehaviorAgent
 from gems_ray.world.belief import GruBelief
 from gems_ray.world.ranker import ActionBounds, GemsRanker, RankerConfig
@@ -127,12 +128,26 @@ def shipped_worlds() -> list[str]:
     return sorted(entry.name for entry in folder.iterdir() if (entry / MANIFEST).is_file()) if folder.is_dir() else []
 
 
-def find_world(name_or_folder: str) -> World:
+def find_world(name_or_folder: str, environment: str | None = None) -> World:
     """The shipped world of an environment, or the bundle in a folder.
 
+    Args:
+        name_or_folder: of the world.
+        environment: that it must simulate; None for any.
     Raises:
-        WorldError: there is neither.
+        WorldError: there is neither, or it simulates another environment.
     """
+    world = _find_world(name_or_folder)
+    found = world.environment.name
+    if environment is not None and found != environment:
+        raise WorldError(
+            f"the world `{name_or_folder}` simulates {found}, expected one of {environment}. "
+            f"Name a world of {environment}, or ask for {found}."
+        )
+    return world
+
+
+def _find_world(name_or_folder: str) -> World:
     folder = Path(name_or_folder)
     if (folder / MANIFEST).is_file():
         return load_world(folder)
@@ -141,7 +156,11 @@ def find_world(name_or_folder: str) -> World:
             return load_world(shipped)
     if folder.is_dir():
         raise WorldError(f"{folder}: no {MANIFEST} in this folder. Expected a world bundle.")
-    named_environment(name_or_folder)  # an unknown name is the likelier mistake, and it names the known ones
+    if name_or_folder not in ENVIRONMENTS:
+        raise WorldError(
+            f"no world `{name_or_folder}`: neither a folder with a {MANIFEST} nor a shipped world. "
+            f"{did_you_mean(name_or_folder, list(ENVIRONMENTS))}Shipped: {', '.join(shipped_worlds()) or 'none'}."
+        )
     raise WorldError(
         f"No world for `{name_or_folder}` is shipped (there are {', '.join(shipped_worlds()) or 'none'}). "
         f"Train one: python run_tune.py world train --environment {name_or_folder} --output worlds/{name_or_folder}, "

@@ -39,6 +39,11 @@ def files(tmp_path, world_folder, dataset_file):
     data = f"environment: diffuse_mix\nworlds: {{diffuse_mix: {world_folder}}}\ndataset: {{file: mine.npz}}\n"
     (tmp_path / "search.yaml").write_text(data + "search: {space: {td3_bc: {alpha: {uniform: [0, 1]}}}}\n")
     (tmp_path / "space.yaml").write_text(data + "search: {space: {td3_bc: {alhpa: {uniform: [0, 1]}}}}\n")
+    (tmp_path / "topdown.yaml").write_text("environment: diffuse_mix\nworlds: {diffuse_mix: diffuse_topdown}\n")
+    (tmp_path / "no_world.yaml").write_text("environment: diffuse_mix\nworlds: {diffuse_mix: worlds/none}\n")
+    (tmp_path / "in_file.yaml").write_text("environment: diffuse_mix\ndataset: {folder: plain.yaml}\n")
+    (tmp_path / "nul.yaml").write_text("environment: \0\n")
+    (tmp_path / "batch.yaml").write_text("environment: diffuse_mix\nsettings: {td3_bc: {batch_size: 1.0e+14}}\n")
     (tmp_path / "unknown.yaml").write_text("environment:\n  - diffuse_mxi\n")
     return {"world": str(world_folder)}
 
@@ -54,8 +59,8 @@ BAD_INPUT = [
     (["train", "--env_name", "diffuse_mx"], "Did you mean `diffuse_mix`?"),
     (["train", "--env_name", "diffuse_mix", "--algorithm", "td3"], "Did you mean `td3_bc`?"),
     (["train", "--env_name", "diffuse_mix", "--alpha", "-1"], "alpha"),
-    (["train", "--env_name", "diffuse_mix", "--device", "tpu"], "device"),
-    (["train", "--env_name", "diffuse_mix", "--compile", "some"], "`training.compile`: input should be 'auto', 'on'"),
+    (["train", "--env_name", "diffuse_mix", "--device", "tpu"], "`--device`: input should be"),
+    (["train", "--env_name", "diffuse_mix", "--compile", "some"], "`--compile`: input should be 'auto', 'on'"),
     (["train", "--env_name", "diffuse_mix", "--set", "tau"], "--set tau: expected NAME=VALUE"),
     (["train", "--env_name", "diffuse_mix", "--algorithm", "iql", "--set", "betta=3"], "Did you mean `beta`?"),
     (["train", "--env_name", "diffuse_mix", "--set", "reward_scale=big"], "expected none, std or a number above 0"),
@@ -80,6 +85,45 @@ BAD_INPUT = [
     (["search", "space.yaml"], "space.yaml:4: `search.space.td3_bc.alhpa` is not a field"),
     (["search", "search.yaml", "--study-storage", "nonsense"], "expected a database URL"),
     (["search", "search.yaml", "--study-storage", "postgresql://u:secret@127.0.0.1:1/x"], "cannot be opened"),
+    (["plan", "topdown.yaml"], "worlds.diffuse_mix: the world `diffuse_topdown` simulates diffuse_topdown, expected"),
+    (["plan", "no_world.yaml"], "worlds.diffuse_mix: no world `worlds/none`"),
+    (["plan", "in_file.yaml"], "dataset.folder: `plain.yaml/diffuse_mix_expert.npz` cannot be written"),
+    (["plan", "nul.yaml"], "nul.yaml:1: not valid YAML: control character #x00"),
+    (["plan", "."], ".: expected a YAML file, found a folder"),
+    (["plan", "batch.yaml"], "batch_size"),
+    pytest.param(["plan", "cuda.yaml"], "a cell has no GPU: set resources.gpu", id="plan cuda"),
+    (["plan", "plain.yaml", "--name", "."], "--name: expected the name of a folder in runs, found `.`"),
+    (["plan", "plain.yaml", "--name", "../x"], "--name: expected the name of a folder in runs, found `../x`"),
+    (["plan", "plain.yaml", "--name", "x" * 300], "--name: expected at most 255 bytes, found 300"),
+    (
+        ["plan", "plain.yaml", "--storage", ".", "--name", "mine.npz"],
+        "mine.npz: expected a folder, but `mine.npz` is a",
+    ),
+    (["plan", "plain.yaml", "--nam"], "run_tune.py plan: No such option: --nam"),
+    (["train"], "run_tune.py train: Missing option '--env_name'"),
+    (["train", "--env_name", "diffuse_mix", "--seed", "one"], "Invalid value for '--seed'"),
+    (["train", "--env_name", "diffuse_mix", "--world", "diffuse_topdown"], "--world: the world `diffuse_topdown` sim"),
+    (["train", "--env_name", "diffuse_mix", "--dataset", "foreign.npz", "--world", "nope"], "Leave out --world"),
+    (
+        ["train", "--env_name", "diffuse_mix", "--alpha", "1", "--set", "alpha=2"],
+        "alpha is given a second time, by --al",
+    ),
+    (["train", "--env_name", "diffuse_mix", "--set", "tau=1", "--set", "tau=1"], "given a second time, by --set"),
+    (["train", "--env_name", "diffuse_mix", "--normalize", "--set", "normalize_states=false"], "by --normalize"),
+    (["train", "--env_name", "diffuse_mix", "--set", "tau=\x01"], "--set tau=\x01: not valid YAML: control character"),
+    (
+        ["train", "--env_name", "diffuse_mix", "--set", "hidden_sizes=[-1]"],
+        "`--set hidden_sizes.0`: input should be gr",
+    ),
+    (["collect", "--environment", "bogus", "--world", "diffuse_mix"], "environment `bogus` does not exist"),
+    (["collect", "--environment", "diffuse_mix", "--world", "diffuse_topdown"], "expected one of diffuse_mix"),
+    (
+        ["collect", "--environment", "diffuse_mix", "--output", "other_world"],
+        "--output: expected a file to write, found",
+    ),
+    (["collect", "--environment", "diffuse_mix", "--output", ""], "--output: expected a file to write, found"),
+    (["collect", "--environment", "diffuse_mix", "--episodes", "100000000000"], "Invalid value for '--episodes'"),
+    (["world", "train", "--environment", "diffuse_mix", "--output", "mine.npz"], "mine.npz: expected a folder, but"),
     (["world", "train", "--environment", "diffuse_mx"], "Did you mean `diffuse_mix`?"),
     (["world", "train", "--environment", "diffuse_mix", "--items", "file:none.npy"], "none.npy: no such item file"),
 ]
@@ -115,10 +159,22 @@ def test_bad_input_is_one_clear_line(in_process, files, tmp_path, arguments, mes
     assert done.returncode == 2, done.stdout + done.stderr
     assert message in done.stderr.replace("\n", " ")
     assert "Traceback" not in done.stdout + done.stderr
-    assert len([line for line in done.stderr.splitlines() if line.startswith("error: ")]) == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert "Training a world" not in done.stdout
     written = set(tmp_path.rglob("*")) - set(before)
     assert not [path for path in written if path.is_file()], "something was half-written"
     assert "secret" not in done.stdout + done.stderr
+
+
+def test_a_lack_of_memory_is_one_line(in_process, files, monkeypatch):
+    def fail(*arguments):
+        raise MemoryError
+
+    monkeypatch.setattr("gems_ray.cli.plan.print_plan", fail)
+    done = in_process("plan", "plain.yaml")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "memory: what was asked for does not fit. Lower batch_size" in done.stderr
 
 
 def test_plan_lists_every_cell_and_runs_nothing(command, tmp_path):

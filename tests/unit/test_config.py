@@ -2,9 +2,9 @@
 
 import pytest
 
-from gems_ray.config import dump_yaml, load_config, read_yaml
+from gems_ray.config import dump_yaml, load_config, parse_yaml_value, read_yaml
 from gems_ray.errors import ConfigError
-from gems_ray.experiments.spec import Experiment, check_experiment, load_experiment
+from gems_ray.experiments.spec import Experiment, Resources, check_experiment, check_placement, load_experiment
 
 GOOD = """\
 environment: [diffuse_mix]
@@ -52,11 +52,45 @@ def test_resolved_experiment_reads_back_the_same(tmp_path):
         ("diffuse_mix", "difuse_mix", 1, "environment `difuse_mix` does not exist. Did you mean `diffuse_mix`?"),
         ("algorithm: td3_bc", "algorithm: td3bc", 2, "algorithm `td3bc` does not exist. Did you mean `td3_bc`?"),
         ("  td3_bc:\n", "  td3:\n", 5, "algorithm `td3` does not exist"),
-        ("seed: [0, 1]", "seed: [0, 0]", 1, "every value may stand once"),
+        ("seed: [0, 1]", "seed: [0, 0]", 3, "`seed`: every value may stand once"),
         ("seed: [0, 1]", "seed: [-1]", 3, "greater than or equal to 0"),
         ("seed: [0, 1]", "seed: [0, 1]\nseed: [2]", 4, "`seed` stands here a second time"),
         ("seed: [0, 1]", "seed: [0, 1", 4, "not valid YAML"),
         ("environment: [diffuse_mix]\n", "", 1, "`environment` is missing"),
+        ("environment:", "enviroment:", 1, "`enviroment` is not a field of Experiment. Did you mean `environment`?"),
+        ("[diffuse_mix]", "", 1, "`environment`: expected text, found `null`"),
+        ("[diffuse_mix]", "3", 1, "`environment`: expected text, found `3`"),
+        ("[diffuse_mix]", "[]", 1, "`environment`: expected at least 1 values, found 0"),
+        ("seed: [0, 1]", "seed: -1", 3, "`seed`: input should be greater than or equal to 0, found `-1`"),
+        ("seed: [0, 1]", "seed: one", 3, "`seed`: expected an integer, found `one`"),
+        ("seed: [0, 1]", "seed: 1.5", 3, "`seed`: expected an integer, found `1.5`"),
+        ("seed: [0, 1]", "seed: true", 3, "`seed`: expected a number, not true or false, found `true`"),
+        ("seed: [0, 1]", "seed: [0, true]", 3, "`seed`: expected a number, not true or false."),
+        ("seed: [0, 1]", "seed: [0, {a: 1}]", 3, "`seed.1`: expected an integer, found a mapping"),
+        ("alpha: 2.5", "alpha: true", 6, "`settings.td3_bc.alpha`: expected a number, not true or false"),
+        ("alpha: 2.5", "tau: [1]", 6, "`settings.td3_bc.tau`: expected a number, found a list"),
+        ("alpha: 2.5", "normalize_states: maybe", 6, "`settings.td3_bc.normalize_states`: expected true or false"),
+        ("alpha: 2.5", "hidden_sizes: 64", 6, "`settings.td3_bc.hidden_sizes`: expected a list, found `64`"),
+        ("alpha: 2.5", "hidden_sizes: [-1]", 6, "`settings.td3_bc.hidden_sizes.0`: input should be greater than"),
+        ("alpha: 2.5", "hidden_sizes: [64, 0]", 6, "`settings.td3_bc.hidden_sizes.1`: input should be greater than"),
+        ("alpha: 2.5", "hidden_sizes: [1000000]", 6, "`settings.td3_bc.hidden_sizes.0`: input should be less than"),
+        ("alpha: 2.5", f"hidden_sizes: {[64] * 21}", 6, "`settings.td3_bc.hidden_sizes`: expected at most 20 values"),
+        ("  td3_bc:\n    alpha: 2.5", "  alpha: 1", 5, "by algorithm, for example {td3_bc: {alpha: 1}}, found `1`"),
+        ("  td3_bc:\n    alpha: 2.5", "  iql: {beta: 1}", 5, "`settings.iql`: `algorithm` is td3_bc. Add iql to"),
+        ("training:\n", "worlds: {focused_mix: x}\ntraining:\n", 7, "`worlds.focused_mix`: `environment` is"),
+        (
+            "training:\n  max_timesteps: 1000",
+            "training: 5",
+            7,
+            "`training`: expected a mapping, `key: value` lines",
+        ),
+        ("training:\n", "resources: {cpu: 1e-9}\ntraining:\n", 7, "greater than or equal to 0.01, found `1e-09`"),
+        ("training:\n", "resources: {gpu: 1e-9}\ntraining:\n", 7, "`resources.gpu`: expected 0, or 0.01 and more"),
+        ("training:\n", "evaluation: {test_users: 1}\ntraining:\n", 7, "`evaluation.test_users`: expected 0, or 2"),
+        ("training:\n", "evaluation: {validation_users: 1e12}\ntraining:\n", 7, "less than or equal to 100000"),
+        ("training:\n", "dataset: {episodes: 1e12}\ntraining:\n", 7, "less than or equal to 1000000"),
+        ("alpha: 2.5", "alpha: \x01", 6, "not valid YAML: control character #x01"),
+        ("alpha: 2.5", "alpha: 2.5\n---\na: b", 7, "expected one document, found a second one"),
     ],
 )
 def test_mistakes(tmp_path, old, new, line, message):
@@ -64,8 +98,58 @@ def test_mistakes(tmp_path, old, new, line, message):
     path = write(tmp_path, GOOD.replace(old, new))
     with pytest.raises(ConfigError) as caught:
         load_experiment(path)
-    assert str(caught.value).startswith(f"{path}:{line}: "), str(caught.value)
-    assert message in str(caught.value)
+    (text,) = str(caught.value).splitlines()
+    assert text.startswith(f"{path}:{line}: "), text
+    assert message in text
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"clip_diff_min": 2, "clip_diff_max": 1}, "clip_diff_min`: expected at most clip_diff_max, 1, found 2"),
+        ({"hidden_sizes": [0]}, "hidden_sizes.0`: input should be greater"),
+    ],
+)
+def test_settings_of_cql(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        check_experiment({"environment": "diffuse_mix", "algorithm": "cql", "settings": {"cql": settings}})
+
+
+def test_fields_are_listed_as_they_stand_in_a_file(tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        load_experiment(write(tmp_path, GOOD.replace("seed:", "sed:")))
+    assert "Fields: environment, algorithm ([td3_bc]), seed ([0]), settings, worlds, dataset, tr" in str(caught.value)
+
+
+def test_a_cell_on_a_gpu_has_one():
+    experiment = check_experiment({"environment": "diffuse_mix", "training": {"device": "cuda"}})
+    with pytest.raises(ConfigError, match=r"a cell has no GPU: set resources\.gpu"):
+        check_placement(experiment)
+    check_placement(experiment.model_copy(update={"resources": Resources(gpu=0.25)}))
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["\0", "[" * 3000, "2001-99-99", "!!int x", "!!bool x", "9" * 5000, "!!omap [x]", '"\\xzz"', "*b"],
+)
+def test_whatever_is_no_yaml_is_one_line(tmp_path, value):
+    with pytest.raises(ConfigError, match=r"^[^\n]*experiment\.yaml.*: not valid YAML: [^\n]*$"):
+        read_yaml(write(tmp_path, f"a: {value}\n"))
+    with pytest.raises(ConfigError, match=r"^--set x: not valid YAML: [^\n]*$"):
+        parse_yaml_value(value, "--set x")
+
+
+def test_a_file_that_holds_itself(tmp_path):
+    with pytest.raises(ConfigError, match="nested too deeply"):
+        read_yaml(write(tmp_path, "&x\na: *x\n"))
+
+
+def test_a_folder_is_no_file(tmp_path):
+    with pytest.raises(ConfigError, match="expected a YAML file, found a folder"):
+        read_yaml(tmp_path)
+    (tmp_path / "latin.yaml").write_bytes(b"a: \xe9")
+    with pytest.raises(ConfigError, match=r"latin\.yaml: expected text in UTF-8"):
+        read_yaml(tmp_path / "latin.yaml")
 
 
 def test_every_mistake_has_its_line(tmp_path):

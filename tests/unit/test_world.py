@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from gems_ray.errors import UnknownNameError, WorldError
+from gems_ray.errors import WorldError
 from gems_ray.world.behavior import BehaviorAgent, SacConfig, SacGems, Trajectories
 from gems_ray.world.belief import GruBelief
 from gems_ray.world.bundle import find_world, load_world, shipped_worlds
@@ -191,7 +191,7 @@ class TestBundle:
                 weight[0] = before
 
     def test_unknown_worlds(self, tmp_path):
-        with pytest.raises(UnknownNameError, match="Did you mean"):
+        with pytest.raises(WorldError, match="no world `diffuse_mixx`.*Did you mean"):
             find_world("diffuse_mixx")
         with pytest.raises(WorldError, match="world train --environment focused_mix"):
             find_world("focused_mix")

@@ -1,0 +1,40 @@
+"""Folders that the commands write into, checked before anything is done."""
+
+import os
+from pathlib import Path
+
+LONGEST_NAME = 255  # bytes, of a file or folder
+
+
+def run_path(storage: Path, name: str) -> Path:
+    """The run folder of a name.
+
+    Raises:
+        ConfigError: the name is not one of a folder below the storage, or a file stands in the way.
+    """
+    from gems_ray.errors import ConfigError
+
+    parts = Path(name).parts
+    if not parts or ".." in parts or Path(name).is_absolute():
+        raise ConfigError(f"--name: expected the name of a folder in {storage}, found `{name}`. Choose another one.")
+    if (longest := max(len(os.fsencode(part)) for part in parts)) > LONGEST_NAME:
+        raise ConfigError(f"--name: expected at most {LONGEST_NAME} bytes, found {longest}. Choose a shorter one.")
+    path = storage / name
+    check_folder(path, "--name or --storage")
+    return path
+
+
+def check_folder(path: Path, option: str) -> None:
+    """Makes sure that a path is, or can become, a folder.
+
+    Args:
+        path: new, or a folder.
+        option: that chooses another one, for the message.
+    Raises:
+        ConfigError: it is a file, or would lie below one.
+    """
+    from gems_ray.errors import ConfigError
+
+    place = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if not place.is_dir():
+        raise ConfigError(f"{path}: expected a folder, but `{place}` is a file. Choose another {option}.")
