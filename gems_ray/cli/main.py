@@ -39,7 +39,7 @@ OUT_OF_MEMORY = ("can't allocate memory", "out of memory")  # torch's RuntimeErr
 def main() -> None:
     """Runs the command line."""
     try:
-        sys.exit(app(prog_name="run_tune.py", standalone_mode=False))
+        sys.exit(app(prog_name="run_tune.py", standalone_mode=False) or 0)
     except UsageError as error:
         _print_usage_error(error)
         sys.exit(2)
