@@ -283,6 +283,13 @@ def _check_result(result: dict[str, Any]) -> None:
     check_kind(test, dict, "test")
     for name, values in test.items():
         check_numbers(values, f"test.{name}")
+    measured = list(result.get("report", {}).values())
+    if "offline" in result:
+        measured += [result["offline"][key] for key in ("fqe_value", "fqe_spread")]
+    if test:
+        measured.append(test["last"]["return_mean"])
+    for value in measured:
+        check_kind(value, (int, float), "a measurement")
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

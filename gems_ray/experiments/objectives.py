@@ -24,10 +24,11 @@ def reported_value(report: Mapping[str, Any], objective: str) -> float | None:
 
 
 def result_value(result: Mapping[str, Any], objective: str) -> float:
-    """The objective of a cell that has its result.
+    """The objective of a cell that has its result; NaN where it was not measured.
 
     The estimate is a cautious one: the critics' mean less their deviation, large where a policy leaves the data.
     """
     if objective == FQE:
-        return float(result["offline"]["fqe_value"] - result["offline"]["fqe_spread"])
-    return float(result["report"].get(MEASURED[objective], math.nan))
+        offline = result.get("offline")
+        return float(offline["fqe_value"] - offline["fqe_spread"]) if offline else math.nan
+    return float(result.get("report", {}).get(MEASURED[objective], math.nan))

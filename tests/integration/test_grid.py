@@ -193,7 +193,7 @@ def test_one_bad_cell_does_not_end_the_run(command, experiment, tmp_path):
     assert "Traceback" not in done.stdout + done.stderr
 
 
-def test_existing_cluster(command, experiment, tmp_path):
+def test_existing_cluster(command, experiment, tmp_path, monkeypatch):
     environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}
     ray = Path(sys.executable).parent / "ray"
     # Ray writes a token file on `ray.init`; `ray start` wants it to be there.
@@ -213,6 +213,11 @@ def test_existing_cluster(command, experiment, tmp_path):
         assert done.returncode == 0, done.stdout + done.stderr
         assert f"Joining Ray at {address}" in done.stdout
         assert set(cells(tmp_path / "runs" / "small")["status"]) == {"finished"}
+        monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
+        refused = command("grid", experiment("other.yaml"), "--address", address)
+        assert refused.returncode == 2, refused.stdout + refused.stderr
+        assert f"--address {address}: cannot join this cluster" in refused.stderr
+        assert "Traceback" not in refused.stdout + refused.stderr
     finally:
         # Not `ray stop`: that would end every other Ray of this machine, a user's grid among them.
         for process in (*psutil.Process(started.pid).children(recursive=True), started):

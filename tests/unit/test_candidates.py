@@ -390,6 +390,13 @@ def test_damaged_records_name_the_file(confirmed):
         candidates_frame(run)
 
 
+@pytest.mark.parametrize("objective", ["return", "fqe"])
+def test_a_result_without_the_objective_is_no_value(confirmed, objective):
+    run, _, trials, _ = confirmed
+    trials[0].cells[0].write_result({"status": FINISHED, "updates": 1})
+    assert read_trials(run, (objective,))[0].state == "failed"
+
+
 def test_a_torn_result_of_a_trial_names_the_file(confirmed):
     run, _, trials, _ = confirmed
     (trials[0].cells[0].path / "result.json").write_text('{"status": "fin')

@@ -472,7 +472,8 @@ def test_damage_is_named(tmp_path):
         '{"status": "finished", "updates": "many"}', '{"status": "finished", "report": [1]}',
         '{"status": "finished", "report": {"updates": "x"}}', '{"status": "finished", "test": {"last": 3}}',
         '{"status": "finished", "test": {"last": {"return_mean": "high"}}}', '{"status": "finished", "validation": 1}',
-        '{"status": "failed", "reason": {}}',
+        '{"status": "failed", "reason": {}}', '{"status": "finished", "report": {"updates": null}}',
+        '{"status": "finished", "offline": {}}', '{"status": "finished", "test": {"best": {"return_mean": 1}}}',
     ],
 )  # fmt: skip
 def test_a_result_of_another_shape_is_damaged(run, content):
