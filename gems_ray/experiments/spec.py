@@ -59,7 +59,7 @@ class DatasetSpec(Config):
 
 
 class Divergence(Config):
-    """When a run counts as diverged: its values have left what the rewards can pay, and stay there."""
+    """When a run counts as diverged: its mean Q is far above what the rewards can pay, and stays there."""
 
     factor: float = Field(3.0, ge=1, description="Mean Q beyond this multiple of the return-to-go bound ...")
     reports: int = Field(3, ge=1, description="... in this many reports in a row.")
