@@ -1,6 +1,7 @@
 """One cell from its folder and back: continue, train, checkpoint, test."""
 
 import json
+import math
 import logging
 import os
 import platform
@@ -199,7 +200,7 @@ class CellRun:
             "seconds": report[metrics.SECONDS],
             "best_updates": trainer.best_updates,
             "fingerprints": self._fingerprints,
-            "report": {key: value for key, value in report.items() if value == value},
+            "report": {key: value for key, value in report.items() if math.isfinite(value)},
         }
         if self._validated:
             result["validation"] = {"last": report[metrics.RETURN_MEAN], "best": trainer.best_return}
