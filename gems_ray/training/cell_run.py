@@ -1,8 +1,8 @@
 """One cell from its folder and back: continue, train, checkpoint, test."""
 
 import json
-import math
 import logging
+import math
 import os
 import platform
 from collections.abc import Callable, Mapping
