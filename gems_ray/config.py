@@ -1,7 +1,7 @@
 """Strict YAML: every mistake is an error that names the file, the line, the key and what was expected there."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from io import StringIO
 from pathlib import Path
 from types import NoneType, UnionType
@@ -58,6 +58,7 @@ EXPECTED = {
     "model_type": "a mapping, `key: value` lines",
     "model_attributes_type": "a mapping, `key: value` lines",
 }
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 SHOWN_CHARACTERS = 60  # of a value in a message
 
 
@@ -213,8 +214,7 @@ def _parse(text: str, kind: Literal["rt", "safe"], where: Callable[[int | None],
     """YAML of one document; `where` makes the beginning of a message from a line, if there is one."""
     try:
         data = YAML(typ=kind, pure=True).load(text)
-        plain(data)  # has no end where a list holds itself
-        return data
+        codes = [CONTROL.search(part) for part in _texts(plain(data))]  # has no end where a mapping holds itself
     except DuplicateKeyError as error:
         key = str(error.problem).split('"')[1] if '"' in str(error.problem) else "?"
         raise ConfigError(f"{where(_line(error))}: `{key}` stands here a second time. Remove one of the two.") from None
@@ -234,6 +234,17 @@ def _parse(text: str, kind: Literal["rt", "safe"], where: Callable[[int | None],
     except (YAMLError, ValueError, LookupError, TypeError, AttributeError) as error:  # a date such as 2001-99-99
         reason = " ".join(str(error).split()).rstrip(".")
         raise ConfigError(f"{where(None)}: not valid YAML: a value cannot be read ({reason}).") from None
+    if found := next(filter(None, codes), None):  # written as an escape, "\\0", which no path or name can hold
+        raise ConfigError(f"{where(None)}: control character #x{ord(found[0]):02x} in a text. Remove it.")
+    return data
+
+
+def _texts(data: Any) -> Iterator[str]:
+    """All texts in plain data, keys included."""
+    if isinstance(data, str):
+        yield data
+    for part in [*data, *data.values()] if isinstance(data, dict) else data if isinstance(data, list) else ():
+        yield from _texts(part)
 
 
 def _line(error: MarkedYAMLError) -> int | None:
@@ -266,7 +277,7 @@ def _explain(model: type[BaseModel], data: Any, mistake: Any, prefix: Location) 
         if named[1] in owner.model_fields:  # a model that compares its fields says which one is wrong
             place, reason, given = (*place, named[1]), named[2], {}
     location = (*prefix, *_written(data, place))
-    key = ".".join(str(part) for part in location)
+    key = ".".join(" ".join(str(part).split()) for part in location)
     if kind == "extra_forbidden":
         owner = _owner(model, place[:-1])
         hint = did_you_mean(str(place[-1]), [field.alias or name for name, field in owner.model_fields.items()])

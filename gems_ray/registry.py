@@ -31,9 +31,9 @@ class Registry(Mapping[str, T]):
         try:
             return self._entries[name]
         except KeyError:
-            known = sorted(self._entries)
+            known, shown = sorted(self._entries), " ".join(str(name).split())
             raise UnknownNameError(
-                f"{self._kind} `{name}` does not exist. {did_you_mean(name, known)}Known: {', '.join(known)}."
+                f"{self._kind} `{shown}` does not exist. {did_you_mean(name, known)}Known: {', '.join(known)}."
             ) from None
 
     def __contains__(self, name: object) -> bool:

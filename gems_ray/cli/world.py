@@ -1,5 +1,6 @@
 """`run_tune.py world train`: a world from nothing."""
 
+import math
 import shlex
 import sys
 from pathlib import Path
@@ -51,6 +52,9 @@ def train(
 
     if noise_scale not in ("variance", "standard_deviation"):
         raise ConfigError(f"--noise-scale: expected variance or standard_deviation, found `{noise_scale}`.")
+    for option, weight in (("--lambda-click", lambda_click), ("--lambda-kl", lambda_kl)):
+        if not math.isfinite(weight):
+            raise ConfigError(f"{option}: expected a finite number, found {weight}.")
     scale: Literal["variance", "standard_deviation"] = "variance" if noise_scale == "variance" else "standard_deviation"
     overrides = {"items": items} if items else {}
     recipe = WorldRecipe(

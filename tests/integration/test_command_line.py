@@ -124,6 +124,7 @@ BAD_INPUT = [
     (["collect", "--environment", "diffuse_mix", "--output", ""], "--output: expected a file to write, found"),
     (["collect", "--environment", "diffuse_mix", "--episodes", "100000000000"], "Invalid value for '--episodes'"),
     (["world", "train", "--environment", "diffuse_mix", "--output", "mine.npz"], "mine.npz: expected a folder, but"),
+    (["world", "train", "--environment", "diffuse_mix", "--lambda-kl", "inf"], "--lambda-kl: expected a finite number"),
     (["world", "train", "--environment", "diffuse_mx"], "Did you mean `diffuse_mix`?"),
     (["world", "train", "--environment", "diffuse_mix", "--items", "file:none.npy"], "none.npy: no such item file"),
 ]

@@ -90,6 +90,7 @@ def test_resolved_experiment_reads_back_the_same(tmp_path):
         ("training:\n", "evaluation: {validation_users: 1e12}\ntraining:\n", 7, "less than or equal to 100000"),
         ("training:\n", "dataset: {episodes: 1e12}\ntraining:\n", 7, "less than or equal to 1000000"),
         ("alpha: 2.5", "alpha: \x01", 6, "not valid YAML: control character #x01"),
+        ("algorithm: td3_bc", 'algorithm: "td3\\nbc"', 2, "algorithm `td3 bc` does not exist"),
         ("alpha: 2.5", "alpha: 2.5\n---\na: b", 7, "expected one document, found a second one"),
     ],
 )
@@ -137,6 +138,12 @@ def test_whatever_is_no_yaml_is_one_line(tmp_path, value):
         read_yaml(write(tmp_path, f"a: {value}\n"))
     with pytest.raises(ConfigError, match=r"^--set x: not valid YAML: [^\n]*$"):
         parse_yaml_value(value, "--set x")
+
+
+def test_escaped_control_characters(tmp_path):
+    for text in ('dataset: {folder: "a\\0b"}', '"a\\x07": [1]'):
+        with pytest.raises(ConfigError, match=r"experiment\.yaml: control character #x0"):
+            read_yaml(write(tmp_path, text))
 
 
 def test_a_file_that_holds_itself(tmp_path):
