@@ -25,7 +25,7 @@ from gems_ray.metrics import STEP
 
 FINISHED, DIVERGED, PRUNED, FAILED = "finished", "diverged", "pruned", "failed"
 RUNNING, UNFINISHED, PENDING = "running", "unfinished", "pending"
-WITH_RESULT = (FINISHED, DIVERGED)  # trained to the end and tested; `diverged`: Q-values left what rewards can pay
+WITH_RESULT = (FINISHED, DIVERGED)  # trained to the end and tested; `diverged`: Q-values far above what rewards can pay
 ENDED = (*WITH_RESULT, PRUNED, FAILED)  # `pruned`: a search stopped it early
 DESCRIBED: dict[str, Any] = {
     "environment": str,

@@ -158,7 +158,8 @@ def _explained(url: sqlalchemy.URL) -> Iterator[None]:
         yield
     except ImportError as error:
         raise StudyError(
-            f"{place}: its driver is not installed ({error}). `pip install gems_ray[postgresql]` brings PostgreSQL's."
+            f"{place}: its driver is not installed ({error}). `pip install gems_ray[postgresql]` brings PostgreSQL's, "
+            "for URLs that begin with postgresql://."
         ) from None
     except (sqlalchemy.exc.SQLAlchemyError, RuntimeError) as error:
         raise StudyError(f"{place}: cannot be opened ({str(error).splitlines()[0]}).") from None
