@@ -1,0 +1,20 @@
+"""A run folder without any training."""
+
+import pytest
+
+from gems_ray.experiments.run_folder import RunFolder
+from gems_ray.experiments.spec import check_experiment
+
+
+def make_run(path, **more):
+    experiment = check_experiment(
+        {"environment": "diffuse_mix", "seed": [0, 1, 2], "training": {"max_timesteps": 1000}} | more
+    )
+    run = RunFolder.create(path, experiment, {})
+    run.add_cells(experiment.cells())
+    return run
+
+
+@pytest.fixture
+def run(tmp_path):
+    return make_run(tmp_path / "run")
