@@ -22,11 +22,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 from gems_ray.algorithms import make_algorithm
-from gems_ray.collect.collect import collect_dataset
 from gems_ray.data.replay import ReplayBuffer
 from gems_ray.data.schema import ACTION_DIM, STATE_DIM, Dataset
-from gems_ray.training.engine import CompiledEngine, Engine
+from gems_ray.learning.engine import CompiledEngine, Engine
 from gems_ray.world.bundle import find_world
+from gems_ray.worldmaking.collect import collect_dataset
 
 EPISODES, BATCH = 1000, 256
 Timed = dict[str, tuple[Callable[[], None], int]]  # by name, what is timed, and how many updates one call makes

@@ -15,12 +15,12 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import numpy as np
 import torch
 
-from gems_ray.collect.collect import mean_actions
 from gems_ray.envs.rollout import rollout, rollout_slates
 from gems_ray.envs.slate_env import SlateVectorEnv
+from gems_ray.policies.latents import MeanAgent
+from gems_ray.policies.slates import SLATE_POLICIES, SlatePolicy
 from gems_ray.simulator import TopicRec, environment
-from gems_ray.simulator.policies import SLATE_POLICIES
-from gems_ray.world.behavior import BehaviorAgent
+from gems_ray.world.agent import BehaviorAgent
 from gems_ray.world.belief import GruBelief
 from gems_ray.world.ranker import ActionBounds, GemsRanker, RankerConfig
 
@@ -78,7 +78,7 @@ def check_agent(folder: Path, ranker: GemsRanker, bounds: ActionBounds) -> None:
     agent.load_state_dict(state)
     items = np.load(folder / "published" / "item_embeddings_diffuse.npy", allow_pickle=False)
     simulator = TopicRec(environment("diffuse_topdown"), items, users=1000, seed=0)
-    episodes = rollout(SlateVectorEnv(simulator, ranker, agent.belief, bounds), mean_actions(agent))
+    episodes = rollout(SlateVectorEnv(simulator, ranker, agent.belief, bounds), MeanAgent(agent))
     print(f"agent: {_summary(episodes.rewards)} (original program 287.1 +- 3.1)")
 
 
@@ -87,9 +87,10 @@ def check_policies(folder: Path) -> None:
     print(f"\n{'environment':16} {'policy':22} {'here':>16} {'original':>16} {'distance':>9}")
     for name, rows in ORIGINAL.items():
         items = np.load(folder / "published" / f"item_embeddings_{name.split('_')[0]}.npy", allow_pickle=False)
-        for (policy, slates), (mean, error) in zip(SLATE_POLICIES.items(), rows, strict=True):
+        for policy, (mean, error) in zip(SLATE_POLICIES, rows, strict=True):
             simulator = TopicRec(environment(name), items, users=USERS, seed=1)
-            returns = rollout_slates(simulator, slates, np.random.default_rng(2)).rewards.sum(axis=1)
+            played = SlatePolicy(policy, environment(name), np.random.default_rng(2))
+            returns = rollout_slates(simulator, played).rewards.sum(axis=1)
             own_error = returns.std() / np.sqrt(USERS)
             distance = (returns.mean() - mean) / np.hypot(error, own_error)
             here = f"{returns.mean():.2f} +- {own_error:.2f}"

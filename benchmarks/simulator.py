@@ -15,13 +15,14 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import numpy as np
 import torch
 
-from gems_ray.collect.collect import collect_dataset, sampled_actions
 from gems_ray.data.npz import save_dataset
 from gems_ray.envs.rollout import rollout
 from gems_ray.envs.slate_env import SlateVectorEnv
+from gems_ray.policies.latents import SampledAgent
+from gems_ray.policies.slates import random_slates
 from gems_ray.simulator import TopicRec
-from gems_ray.simulator.policies import random_slates
 from gems_ray.world.bundle import World, find_world
+from gems_ray.worldmaking.collect import collect_dataset
 
 REPEATS = 3
 USERS = 1_000
@@ -43,7 +44,7 @@ def whole_world(world: World, users: int) -> float:
     """User-steps a second with the expert's policy, the belief and the decoder."""
     simulator = TopicRec(world.environment, world.items, users=users, seed=0)
     env = SlateVectorEnv(simulator, world.ranker, world.belief, world.bounds)
-    policy = sampled_actions(world.agents["expert"], np.random.default_rng(0))
+    policy = SampledAgent(world.agents["expert"])
     start = time.perf_counter()
     rollout(env, policy)
     return users * world.environment.episode_length / (time.perf_counter() - start)

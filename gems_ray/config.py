@@ -1,11 +1,12 @@
 """Strict YAML: every mistake is an error that names the file, the line, the key and what was expected there."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from io import StringIO
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticUndefined
@@ -18,6 +19,9 @@ from ruamel.yaml.reader import ReaderError
 
 from gems_ray.errors import ConfigError
 from gems_ray.registry import did_you_mean
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 class Config(BaseModel):
@@ -39,6 +43,7 @@ class Config(BaseModel):
 HiddenSizes = Annotated[tuple[Annotated[int, Field(ge=1, le=10_000)], ...], Field(max_length=20)]  # units per layer
 
 C = TypeVar("C", bound=BaseModel)
+D = TypeVar("D", bound="DataclassInstance")
 Location = tuple[str | int, ...]
 
 # What pydantic's types of mistakes mean in the words of a YAML file.
@@ -157,6 +162,19 @@ def plain(data: Any) -> Any:
         if isinstance(data, kind):
             return kind(data)
     return data
+
+
+def build(kind: type[D], values: Mapping[str, Any]) -> D:
+    """A dataclass from plain data, lists turned to tuples.
+
+    Raises:
+        KeyError: a field is unknown.
+        TypeError: a field is missing.
+    """
+    names = {field.name for field in fields(kind)}
+    if unknown := set(values) - names:
+        raise KeyError(f"unknown {kind.__name__} fields {sorted(unknown)}")
+    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
 
 
 def parse_yaml_value(text: str, where: str) -> Any:

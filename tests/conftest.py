@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from gems_ray.collect.collect import collect_dataset
 from gems_ray.data.npz import save_dataset
 from gems_ray.simulator import environment
 from gems_ray.simulator.items import draw_items
-from gems_ray.world.behavior import BehaviorAgent
+from gems_ray.world.agent import BehaviorAgent
 from gems_ray.world.belief import GruBelief
 from gems_ray.world.bundle import World
 from gems_ray.world.ranker import ActionBounds, GemsRanker, RankerConfig
+from gems_ray.worldmaking.collect import collect_dataset
 
 torch.set_num_threads(1)
 

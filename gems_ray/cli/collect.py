@@ -24,11 +24,11 @@ def collect(
     import torch
 
     from gems_ray.cli.console import episode_progress, say
-    from gems_ray.collect.collect import collect_dataset
     from gems_ray.data.npz import DATASET_FOLDER, save_dataset
+    from gems_ray.execution.sources import check_target
     from gems_ray.simulator import environment as named_environment
-    from gems_ray.training.sources import check_target
     from gems_ray.world.bundle import find_world
+    from gems_ray.worldmaking.collect import collect_dataset
 
     torch.set_num_threads(1)
     named_environment(environment)

@@ -11,15 +11,15 @@ import typer
 from gems_ray.cli.console import episode_progress, say
 from gems_ray.cli.export import print_tables, write_tables
 from gems_ray.cli.progress import RunProgress
-from gems_ray.environment_report import environment_report
 from gems_ray.errors import ConfigError
+from gems_ray.execution.sources import Source, open_source, record_datasets, write_references
 from gems_ray.experiments.candidates import candidates, read_trials, search_of, with_objectives, write_best
 from gems_ray.experiments.cell_folder import ENDED, FAILED
 from gems_ray.experiments.objectives import FQE
 from gems_ray.experiments.run_folder import RunFolder, check_free
 from gems_ray.experiments.spec import Cell, Experiment, check_placement
-from gems_ray.training.sources import Source, open_source, record_datasets, write_references
-from gems_ray.training.trainer import resolve_device
+from gems_ray.learning.trainer import resolve_device
+from gems_ray.machine import machine_report
 
 if TYPE_CHECKING:
     from gems_ray.tune.run import CellRunner
@@ -120,7 +120,7 @@ def execute(experiment: Experiment, folder: Path, address: str | None, study_sto
         sources = {key: open_source(experiment, key, say, progress) for key in experiment.environment}
     if experiment.search:
         experiment = resolve_search(experiment, {key: source.world is not None for key, source in sources.items()})
-    run = RunFolder.create(folder, experiment, environment_report())
+    run = RunFolder.create(folder, experiment, machine_report())
     with run.locked():
         record_datasets(run, sources)
         for environment, source in sources.items():

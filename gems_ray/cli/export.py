@@ -25,7 +25,7 @@ def export(
 
 def write_tables(run: "RunFolder", folder: Path) -> list[Path]:
     """Writes the tables of a run into a folder; returns their paths."""
-    from analysis import search, tables
+    from gems_ray.results import search, tables
 
     if run.experiment().search:
         return [*search.export(run, folder), tables.export_cells(run, folder)]
@@ -36,7 +36,7 @@ def print_tables(run: "RunFolder") -> None:
     """Prints the result of a run."""
     from rich.console import Console
 
-    from analysis import search, tables
+    from gems_ray.results import search, tables
 
     console = Console(width=80, highlight=False)
     console.print()

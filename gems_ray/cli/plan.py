@@ -56,7 +56,7 @@ def print_plan(experiment: "Experiment", folder: Path, address: str | None) -> N
     from gems_ray.experiments.progress import describe_seconds
     from gems_ray.experiments.run_folder import RunFolder
     from gems_ray.experiments.spec import check_placement
-    from gems_ray.training.estimate import estimate
+    from gems_ray.learning.estimate import estimate
 
     check_placement(experiment)
     worlds, data_bytes, new_bytes = _check_data(experiment)
@@ -106,7 +106,7 @@ def print_plan(experiment: "Experiment", folder: Path, address: str | None) -> N
 def _check_data(experiment: "Experiment") -> tuple[dict[str, "World | None"], int, int]:
     """Worlds by environment, bytes of the datasets in memory, bytes of those that are still to be collected."""
     from gems_ray.cli.console import say
-    from gems_ray.training.sources import check_target, dataset_path, open_source, open_world
+    from gems_ray.execution.sources import check_target, dataset_path, open_source, open_world
 
     worlds: dict[str, World | None] = {}
     data_bytes = new_bytes = 0

@@ -13,7 +13,7 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from gems_ray.training.cell_run import CellRun
+    from gems_ray.execution.cell_run import CellRun
 
 
 def train(
@@ -67,13 +67,13 @@ def train(
     from gems_ray.cli.console import episode_progress, say
     from gems_ray.cli.export import print_tables
     from gems_ray.cli.paths import run_path
-    from gems_ray.environment_report import environment_report
+    from gems_ray.execution.cell_run import CellRun, training_data
+    from gems_ray.execution.sources import open_source, record_datasets, write_references
     from gems_ray.experiments.cell_folder import WITH_RESULT
     from gems_ray.experiments.run_folder import RunFolder, check_free
     from gems_ray.experiments.spec import check_experiment
-    from gems_ray.training.cell_run import CellRun, training_data
-    from gems_ray.training.sources import open_source, record_datasets, write_references
-    from gems_ray.training.trainer import resolve_device
+    from gems_ray.learning.trainer import resolve_device
+    from gems_ray.machine import machine_report
 
     given = {
         "batch_size": batch_size,
@@ -122,7 +122,7 @@ def train(
     check_free(folder_path, experiment)
     with _in_flags(keys), episode_progress(experiment.dataset.episodes) as progress:
         source = open_source(experiment, env_name, say, progress)
-    run = RunFolder.create(folder_path, experiment, environment_report())
+    run = RunFolder.create(folder_path, experiment, machine_report())
     with run.locked():
         record_datasets(run, {env_name: source})
         if source.world:
@@ -170,7 +170,7 @@ def _parse_settings(texts: list[str], flags: "Mapping[str, str]") -> dict[str, A
 
 def _train_until_signal(cell_run: "CellRun", say: "Callable[[str], None]") -> None:
     """Trains to the end; on Ctrl-C or SIGTERM saves between two updates and exits."""
-    from gems_ray.training.cell_run import describe_report
+    from gems_ray.execution.cell_run import describe_report
 
     signals: list[int] = []
 

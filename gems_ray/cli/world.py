@@ -45,10 +45,10 @@ def train(
     from gems_ray.rng import stream
     from gems_ray.simulator import environment as named_environment
     from gems_ray.simulator.items import item_vectors
-    from gems_ray.training.behavior import AgentReport, AgentTraining
-    from gems_ray.training.ranker import RankerEpoch, RankerTraining
-    from gems_ray.training.world import WorldRecipe, train_world
     from gems_ray.world.ranker import RankerConfig
+    from gems_ray.worldmaking.agent import AgentReport, AgentTraining
+    from gems_ray.worldmaking.ranker import RankerEpoch, RankerTraining
+    from gems_ray.worldmaking.world import WorldRecipe, train_world
 
     if noise_scale not in ("variance", "standard_deviation"):
         raise ConfigError(f"--noise-scale: expected variance or standard_deviation, found `{noise_scale}`.")

@@ -1,0 +1,1 @@
+"""The dataset format, and batches from shared arrays."""

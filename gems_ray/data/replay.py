@@ -1,22 +1,21 @@
 """Sampling of batches from shared, read-only transitions."""
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from gems_ray.data.normalizer import Normalizer, state_statistics
 from gems_ray.data.schema import REQUIRED
 from gems_ray.errors import DatasetError
 from gems_ray.flat_state import FlatState
 from gems_ray.rng import stream_seed
 
 BLOCK_BATCHES = 64  # batches whose row numbers are drawn at once
-STD_OFFSET = 1e-3  # keeps constant state dimensions finite, as in the public implementations
 GPU_SHARE_OF_DATASET = 0.5  # of the free memory, at most
-STATISTICS_ROWS = 65_536  # rows per partial sum, so that statistics need no copy of the data
 # What torch gathers by row; it knows further unsigned types by name only.
 TORCH_TYPES = {"bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64"}
 
@@ -37,27 +36,6 @@ class Batch(NamedTuple):
     rewards: Tensor
     next_states: Tensor
     dones: Tensor
-
-
-class Normalizer(NamedTuple):
-    """States to zero mean and unit deviation, latent actions to [-1, 1]; each (H,) or (Z,) float32."""
-
-    state_mean: Tensor
-    state_std: Tensor
-    action_center: Tensor
-    action_scale: Tensor
-
-    def states(self, observations: Tensor) -> Tensor:
-        """Beliefs (..., H) to normalised states."""
-        return (observations - self.state_mean) / self.state_std
-
-    def actions(self, latents: Tensor) -> Tensor:
-        """Latents (..., Z) to normalised actions."""
-        return (latents - self.action_center) / self.action_scale
-
-    def latents(self, actions: Tensor) -> Tensor:
-        """Normalised actions (..., Z) to latents."""
-        return self.action_center + self.action_scale * actions
 
 
 class ReplayBuffer:
@@ -224,25 +202,6 @@ class ReplayBuffer:
     def _set_normalizer(self, *values: np.ndarray | Tensor) -> None:
         fixed = (torch.as_tensor(value).to(self.device, torch.float32, copy=True) for value in values)
         self.normalizer = Normalizer(*fixed)
-
-
-def state_statistics(observations: np.ndarray, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation + 1e-3 of states: two (H,) float32.
-
-    Args:
-        observations: (N, H) float.
-        rows: (n,) int64, the only rows that count; None for all.
-    """
-    count = len(observations) if rows is None else len(rows)
-    slices = [slice(start, start + STATISTICS_ROWS) for start in range(0, count, STATISTICS_ROWS)]
-
-    def blocks() -> Iterator[np.ndarray]:
-        for part in slices:
-            yield observations[part] if rows is None else observations[rows[part]]
-
-    mean = sum(block.sum(axis=0, dtype=np.float64) for block in blocks()) / count
-    variance = sum(np.square(block - mean).sum(axis=0) for block in blocks()) / count
-    return np.asarray(mean, dtype=np.float32), (np.sqrt(variance) + STD_OFFSET).astype(np.float32)
 
 
 def _shared(array: np.ndarray) -> Tensor:

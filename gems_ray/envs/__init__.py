@@ -1,0 +1,1 @@
+"""Gymnasium environments over simulator and world, and whole episodes played in them."""

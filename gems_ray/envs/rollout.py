@@ -1,15 +1,13 @@
 """Whole episodes of many users at once."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from gems_ray.envs.slate_env import SlateVectorEnv
+from gems_ray.policies.base import Policy
 from gems_ray.simulator import TopicRec
-from gems_ray.simulator.policies import SlatePolicy
-
-LatentPolicy = Callable[[np.ndarray], np.ndarray]  # beliefs (U, H) -> latents (U, Z)
+from gems_ray.world.bundle import World
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +40,23 @@ class LatentEpisodes(SlateEpisodes):
     actions: np.ndarray
 
 
-def rollout(env: SlateVectorEnv, policy: LatentPolicy, user_vectors: np.ndarray | None = None) -> LatentEpisodes:
+def play(world: World, simulator: TopicRec, policy: Policy) -> SlateEpisodes:
+    """One episode of every user of `simulator`, on the world's beliefs or those of the policy's own encoder.
+
+    Returns:
+        `LatentEpisodes` where the policy chooses latents.
+    """
+    if policy.chooses == "slates":
+        return rollout_slates(simulator, policy)
+    return rollout(SlateVectorEnv(simulator, world.ranker, policy.encoder or world.belief, world.bounds), policy)
+
+
+def rollout(env: SlateVectorEnv, policy: Policy, user_vectors: np.ndarray | None = None) -> LatentEpisodes:
     """One episode of every user of `env`.
 
     Args:
         env: users, decoder and belief.
-        policy: latents (U, Z) for beliefs (U, H).
+        policy: that chooses latents.
         user_vectors: (U, D) preferences at the start; drawn when None.
     """
     record = _Record(env.simulator)
@@ -57,8 +66,10 @@ def rollout(env: SlateVectorEnv, policy: LatentPolicy, user_vectors: np.ndarray 
     observations = np.empty((env.num_envs, steps + 1, belief.shape[1]), dtype=np.float32)
     observations[:, 0] = belief
     actions = np.empty((env.num_envs, steps, env.latent_dim), dtype=np.float32)
+    state, reward = policy.initial_state(env.num_envs), None
     for t in range(steps):
-        actions[:, t] = policy(belief)
+        chosen, state = policy.act(belief, state, reward)
+        actions[:, t] = chosen.cpu()
         belief, reward, _, _, info = env.step(actions[:, t])
         observations[:, t + 1] = belief
         record.add(t, info, reward)
@@ -67,12 +78,15 @@ def rollout(env: SlateVectorEnv, policy: LatentPolicy, user_vectors: np.ndarray 
     )
 
 
-def rollout_slates(simulator: TopicRec, policy: SlatePolicy, rng: np.random.Generator) -> SlateEpisodes:
-    """One episode of every user of `simulator` under a policy that chooses slates directly."""
+def rollout_slates(simulator: TopicRec, policy: Policy) -> SlateEpisodes:
+    """One episode of every user of `simulator` under a policy that chooses slates without observing anything."""
     record = _Record(simulator)
     record.first(simulator.reset())
+    nothing = np.empty((simulator.num_users, 0), dtype=np.float32)
+    state, reward = policy.initial_state(simulator.num_users), None
     for t in range(simulator.environment.episode_length):
-        shown, reward, _, info = simulator.step(policy(simulator.environment, simulator.num_users, rng))
+        slates, state = policy.act(nothing, state, reward)
+        shown, reward, _, info = simulator.step(slates.numpy())
         record.add(t, {**shown, **info}, reward)
     return SlateEpisodes(record.slates, record.clicks, record.rewards, record.bored_topics)
 

@@ -10,12 +10,12 @@ from typing import Any
 import ray
 from ray import tune
 
+from gems_ray.execution.cell_run import training_data
+from gems_ray.execution.sources import Source
 from gems_ray.experiments.cell_folder import ENDED
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.experiments.spec import Cell, Experiment, Resources
 from gems_ray.experiments.study import StudyPlace
-from gems_ray.training.cell_run import training_data
-from gems_ray.training.sources import Source
 from gems_ray.tune.interruption import FirstError, stop_signals
 from gems_ray.tune.search import PruningAsha, StudySearch
 from gems_ray.tune.trainable import CellTrainable, back_off_seconds

@@ -12,9 +12,9 @@ from ray import tune
 from ray.exceptions import RayError
 
 from gems_ray.errors import GemsRayError
+from gems_ray.execution.cell_run import CellRun
 from gems_ray.experiments.cell_folder import DESCRIPTION, ENDED, FAILED, CellFolder
-from gems_ray.training.cell_run import CellRun
-from gems_ray.training.trainer import TrainingData
+from gems_ray.learning.trainer import TrainingData
 from gems_ray.world.bundle import find_world
 
 SLICE_SECONDS = 2.0  # of training between two signs of life

@@ -1,0 +1,1 @@
+"""What turns latents into slates and clicks into states: ranker, belief, agents, the bundle."""

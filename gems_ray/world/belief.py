@@ -23,6 +23,16 @@ class GruBelief(nn.Module):
         self.item_embeddings = nn.Embedding(num_items, item_dim)
         self.gru = nn.GRU(slate_size * (item_dim + 1), belief_dim, batch_first=True)
 
+    def sizes(self) -> dict[str, int]:
+        """The arguments that it was built with."""
+        num_items, item_dim = self.item_embeddings.weight.shape
+        return {
+            "num_items": num_items,
+            "slate_size": self.gru.input_size // (item_dim + 1),
+            "item_dim": item_dim,
+            "belief_dim": self.belief_dim,
+        }
+
     def forward(self, slates: Tensor, clicks: Tensor) -> Tensor:
         """Beliefs after every step of whole episodes.
 

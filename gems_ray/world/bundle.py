@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
@@ -15,14 +15,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gems_ray.config import dump_yaml, plain, read_yaml
+from gems_ray.config import build, dump_yaml, plain, read_yaml
 from gems_ray.errors import ConfigError, WorldError
 from gems_ray.files import atomic_path, write_text_atomically
 from gems_ray.flat_state import FlatState, flatten_modules, load_modules
 from gems_ray.registry import did_you_mean
 from gems_ray.simulator import Environment
 from gems_ray.simulator.environments import ENVIRONMENTS
-from gems_ray.world.behavior import BehaviorAgent
+from gems_ray.world.agent import BehaviorAgent
 from gems_ray.world.belief import GruBelief
 from gems_ray.world.ranker import ActionBounds, GemsRanker, RankerConfig
 
@@ -68,6 +68,8 @@ class World:
             "schema_version": SCHEMA_VERSION,
             "fingerprint": self.fingerprint,
             **self._configuration(),
+            # Beside the configuration, and not in it: bundles without sizes keep their fingerprints.
+            "agent_sizes": {quality: agent.sizes() for quality, agent in self.agents.items()},
             "facts": dict(self.facts),
         }
         write_text_atomically(folder / MANIFEST, dump_yaml(manifest))
@@ -98,14 +100,11 @@ def load_world(folder: Path) -> World:
     """
     manifest, tensors = _read_files(folder)
     try:
-        environment = _build(Environment, manifest["environment"])
-        ranker = GemsRanker(_build(RankerConfig, manifest["ranker"]))
+        environment = build(Environment, manifest["environment"])
+        ranker = GemsRanker(build(RankerConfig, manifest["ranker"]))
         bounds = ActionBounds(tensors["bounds.center"].numpy(), tensors["bounds.scale"].numpy())
-        sizes = ranker.config
-        agents = {
-            quality: BehaviorAgent(GruBelief(sizes.num_items, sizes.slate_size, sizes.item_dim), bounds)
-            for quality in manifest["agents"]
-        }
+        known = manifest.get("agent_sizes", {})
+        agents = {quality: _agent(known.get(quality), ranker.config, bounds) for quality in manifest["agents"]}
         load_modules({"ranker": ranker, **agents}, tensors)
         items = tensors["items"].numpy()
         facts = manifest["facts"]
@@ -168,6 +167,14 @@ def _find_world(name_or_folder: str) -> World:
     )
 
 
+def _agent(sizes: Mapping[str, int] | None, ranker: RankerConfig, bounds: ActionBounds) -> BehaviorAgent:
+    """An agent with the sizes that the manifest states; a manifest from before it did so means the default ones."""
+    if sizes is None:
+        return BehaviorAgent(GruBelief(ranker.num_items, ranker.slate_size, ranker.item_dim), bounds)
+    of_belief = {name: size for name, size in sizes.items() if name != "hidden_size"}
+    return BehaviorAgent(GruBelief(**of_belief), bounds, sizes["hidden_size"])
+
+
 def _read_files(folder: Path) -> tuple[dict[str, Any], FlatState]:
     try:
         manifest = plain(read_yaml(folder / MANIFEST).data)
@@ -179,14 +186,6 @@ def _read_files(folder: Path) -> tuple[dict[str, Any], FlatState]:
             f"{folder}: bundle of schema version {manifest.get('schema_version')}, this program reads {SCHEMA_VERSION}."
         )
     return manifest, tensors
-
-
-def _build(kind: type, values: Mapping[str, Any]) -> Any:
-    """A configuration dataclass from plain data, lists turned to tuples."""
-    names = {field.name for field in fields(kind)}
-    if unknown := set(values) - names:
-        raise KeyError(f"unknown {kind.__name__} fields {sorted(unknown)}")
-    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
 
 
 def _fingerprint(configuration: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:

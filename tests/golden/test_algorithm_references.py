@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gems_ray.algorithms import make_algorithm
-from gems_ray.data.replay import state_statistics
+from gems_ray.data.normalizer import state_statistics
 from gems_ray.data.trajectories import best_trajectories
 
 FOLDER = Path(__file__).parent / "algorithms"

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from gems_ray.world.behavior import BehaviorAgent, SacConfig, SacGems, Trajectories
+from gems_ray.world.agent import BehaviorAgent
 from gems_ray.world.belief import GruBelief
 from gems_ray.world.ranker import ActionBounds
+from gems_ray.worldmaking.sac import SacConfig, SacGems, Trajectories
 
 FOLDER = Path(__file__).parent / "world"
 GRU_WEIGHTS = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")

@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from analysis.search import candidates_frame, export, notes, rank_correlation, to_rich, trials_frame
 from gems_ray import metrics
 from gems_ray.errors import RunFolderError
 from gems_ray.experiments.candidates import (
@@ -24,6 +23,7 @@ from gems_ray.experiments.candidates import (
 from gems_ray.experiments.cell_folder import DIVERGED, FAILED, FINISHED, PRUNED
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.experiments.spec import check_experiment, load_experiment
+from gems_ray.results.search import candidates_frame, export, notes, rank_correlation, to_rich, trials_frame
 
 SPACE = {"td3_bc": {"alpha": {"uniform": [0, 10]}, "hidden_sizes": {"choice": [[64, 64], [256, 256]]}}}
 

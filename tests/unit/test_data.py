@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from gems_ray.collect.collect import collect_dataset
 from gems_ray.data.npz import check_dataset, find_dataset, load_dataset, save_dataset
 from gems_ray.data.replay import BLOCK_BATCHES, ReplayBuffer, state_statistics
 from gems_ray.data.schema import REQUIRED
 from gems_ray.errors import ConfigError, DatasetError
+from gems_ray.worldmaking.collect import collect_dataset
 
 
 def plain_arrays(rows=6):

@@ -7,8 +7,8 @@ import torch
 from gems_ray.algorithms import make_algorithm
 from gems_ray.data.replay import ReplayBuffer
 from gems_ray.errors import DeviceError
-from gems_ray.training import engine as engines
-from gems_ray.training.engine import CompiledEngine, Engine, make_engine
+from gems_ray.learning import engine as engines
+from gems_ray.learning.engine import CompiledEngine, Engine, make_engine
 from tests.unit.test_data import plain_arrays
 
 NETWORKS = {"hidden_sizes": [16, 16], "batch_size": 32}

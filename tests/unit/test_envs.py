@@ -7,9 +7,10 @@ from gymnasium.utils.env_checker import check_env
 
 from gems_ray.envs.rollout import rollout, rollout_slates
 from gems_ray.envs.slate_env import SlateEnv, SlateVectorEnv
+from gems_ray.policies.slates import SlatePolicy
 from gems_ray.simulator import ENVIRONMENTS, TopicRec
-from gems_ray.simulator.policies import SLATE_POLICIES
 from tests.conftest import make_world
+from tests.policies import Constant
 
 
 @pytest.fixture(scope="module", params=sorted(ENVIRONMENTS))
@@ -72,7 +73,7 @@ def test_given_users(world):
 def test_rollout_records_what_happened(world):
     env = vector_env(world, 5)
     actions = np.random.default_rng(0).uniform(-3, 3, (5, 32)).astype(np.float32)
-    episodes = rollout(env, lambda beliefs: actions)
+    episodes = rollout(env, Constant(actions))
     assert episodes.observations.shape == (5, 101, 20)
     np.testing.assert_array_equal(episodes.rewards, episodes.clicks[:, 1:].sum(axis=2))
     np.testing.assert_array_equal(episodes.slates[:, 1], world.ranker.decode(torch.from_numpy(actions)))
@@ -81,6 +82,6 @@ def test_rollout_records_what_happened(world):
 
 def test_rollout_of_slates(world):
     simulator = TopicRec(world.environment, world.items, users=5, seed=0)
-    episodes = rollout_slates(simulator, SLATE_POLICIES["oracle"], np.random.default_rng(0))
+    episodes = rollout_slates(simulator, SlatePolicy("oracle", world.environment))
     assert episodes.slates.min() >= 0, "the recorded slates are those that were shown"
     np.testing.assert_array_equal(episodes.rewards, episodes.clicks[:, 1:].sum(axis=2))

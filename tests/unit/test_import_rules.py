@@ -10,19 +10,22 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "gems_ray"
 LAYERS = [
-    {"errors", "rng", "registry", "files", "config", "metrics", "flat_state", "environment_report", "__init__"},
+    {"errors", "rng", "registry", "files", "config", "metrics", "flat_state", "machine", "__init__"},
     {"simulator"},
-    {"world", "data"},
+    {"data", "world"},
+    {"policies"},
     {"algorithms", "envs"},
-    {"collect", "experiments"},
-    {"training"},
+    {"evaluation"},
+    {"experiments"},
+    {"learning", "worldmaking"},
+    {"execution", "results"},
     {"tune"},
     {"cli"},
 ]
 RANK = {module: rank for rank, modules in enumerate(LAYERS) for module in modules}
 # `experiments` checks settings against the algorithms when a file is loaded; reading results does not import them.
 LATE = {("experiments", "algorithms")}
-FILES = [path for folder in ("gems_ray", "analysis") for path in (ROOT / folder).rglob("*.py")]
+FILES = sorted(PACKAGE.rglob("*.py"))
 
 
 def imports(path):
@@ -61,12 +64,12 @@ def test_ray_is_imported_under_tune_alone(path):
         assert path.is_relative_to(PACKAGE / "tune")
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "analysis").rglob("*.py")), ids=lambda path: path.name)
-def test_analysis_reads_plain_files(path):
+@pytest.mark.parametrize("path", sorted((PACKAGE / "results").rglob("*.py")), ids=lambda path: path.name)
+def test_results_are_read_from_plain_files(path):
     allowed = {"gems_ray.config", "gems_ray.errors", "gems_ray.files", "gems_ray.metrics"}
     for module in imports(path):
         if module.split(".")[0] == "gems_ray":
-            assert module in allowed or module.startswith("gems_ray.experiments"), module
+            assert module in allowed or module.startswith(("gems_ray.experiments", "gems_ray.results")), module
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -84,7 +87,7 @@ def test_nothing_is_unpickled_or_evaluated(path):
 
 def test_reading_results_imports_neither_ray_nor_torch():
     code = (
-        "import sys, analysis.tables, gems_ray.experiments.run_folder, gems_ray.cli.export; "
+        "import sys, gems_ray.results.tables, gems_ray.experiments.run_folder, gems_ray.cli.export; "
         "sys.exit(bool({'ray', 'torch', 'optuna'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
@@ -95,7 +98,7 @@ def test_importing_changes_nothing():
         "import random, threading, numpy as np, torch, rich.style; "  # rich draws a number when it is imported
         "before = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist(), "
         "threading.active_count(), torch.get_num_threads()); "
-        "import gems_ray.training.world, gems_ray.training.sources, gems_ray.cli, analysis.tables; "
+        "import gems_ray.worldmaking.world, gems_ray.execution.sources, gems_ray.cli, gems_ray.results.tables; "
         "after = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist(), "
         "threading.active_count(), torch.get_num_threads()); "
         "assert before == after; assert not torch.cuda.is_initialized()"

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from gems_ray.algorithms import make_algorithm
-from gems_ray.data.replay import Normalizer
+from gems_ray.data.normalizer import Normalizer
 from gems_ray.data.trajectories import returns_to_go, trajectory_ends
 from gems_ray.errors import DatasetError
-from gems_ray.training.offline_evaluation import OfflineEvaluator, hold_out
+from gems_ray.evaluation.offline import OfflineEvaluator, hold_out
 
 STEPS, DISCOUNT = 5, 0.9
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from analysis.tables import cells_frame
 from gems_ray.errors import RunFolderError
 from gems_ray.experiments.candidates import with_objectives
 from gems_ray.experiments.cell_folder import DIVERGED, FAILED, FINISHED, RUNNING
 from gems_ray.experiments.progress import read_cell, read_progress
 from gems_ray.experiments.run_folder import REFERENCE_POLICIES, RunFolder
 from gems_ray.experiments.spec import check_experiment, load_experiment
+from gems_ray.results.tables import cells_frame
 from tests.unit.conftest import make_run
 
 NOBODY = 65534

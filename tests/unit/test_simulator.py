@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gems_ray.errors import ConfigError, SimulatorError, UnknownNameError
+from gems_ray.policies.slates import SLATE_POLICIES, random_slates
 from gems_ray.simulator import ENVIRONMENTS, TopicRec, environment
 from gems_ray.simulator.clicks import ClickModel, topic_counts
 from gems_ray.simulator.items import draw_items, item_vectors
-from gems_ray.simulator.policies import SLATE_POLICIES, random_slates
 from gems_ray.simulator.topic_rec import ClickQueue, clicks_in_order
 from gems_ray.simulator.users import draw_users, drift, topic_norm_sum
 

@@ -6,9 +6,9 @@ import pytest
 
 from gems_ray.data.npz import save_dataset
 from gems_ray.errors import DatasetError, WorldError
+from gems_ray.execution.sources import check_target, open_source, write_references
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.experiments.spec import check_experiment
-from gems_ray.training.sources import check_target, open_source, write_references
 from tests.conftest import make_world
 
 MIXED = {"quality": "mixed", "episodes": 12}

@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from analysis.tables import cells_frame, export, notes, result_frame, to_markdown, to_rich
 from gems_ray import metrics
 from gems_ray.experiments.cell_folder import DIVERGED, FAILED, FINISHED
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.experiments.spec import check_experiment
+from gems_ray.results.tables import cells_frame, export, notes, result_frame, to_markdown, to_rich
 
 REFERENCES = {"random": 40.0, "oracle": 90.0, "behavior": 240.0}
 

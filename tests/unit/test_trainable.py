@@ -7,9 +7,9 @@ import pytest
 import ray
 from ray.exceptions import ObjectLostError
 
+from gems_ray.execution.cell_run import training_data
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.experiments.spec import check_experiment
-from gems_ray.training.cell_run import training_data
 from gems_ray.tune import trainable
 from gems_ray.tune.trainable import RETRIES, CellTrainable
 

@@ -11,20 +11,21 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from gems_ray import metrics
-from gems_ray.environment_report import environment_report
 from gems_ray.errors import DeviceError, RunFolderError, WorldError
+from gems_ray.evaluation.offline import hold_out
+from gems_ray.evaluation.returns import Evaluator
+from gems_ray.execution.cell_run import CellRun, check_world, read_checkpoint, training_data
 from gems_ray.experiments.cell_folder import DIVERGED, FINISHED, CellFolder
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.experiments.spec import Divergence, check_experiment
+from gems_ray.learning import memory
+from gems_ray.learning.diagnostics import DivergenceWatch, value_bound
+from gems_ray.learning.engine import missing_for_compilation
+from gems_ray.learning.trainer import TrainingError, evaluation_points, resolve_device
+from gems_ray.machine import machine_report
 from gems_ray.simulator.items import topic_norms
-from gems_ray.training import memory
-from gems_ray.training.cell_run import CellRun, check_world, read_checkpoint, training_data
-from gems_ray.training.diagnostics import DivergenceWatch, value_bound
-from gems_ray.training.engine import missing_for_compilation
-from gems_ray.training.evaluate import Evaluator
-from gems_ray.training.offline_evaluation import hold_out
-from gems_ray.training.trainer import TrainingError, evaluation_points, resolve_device
 from tests.conftest import make_world
+from tests.policies import Constant
 
 CLOCK = (metrics.SECONDS, metrics.UPDATES_PER_SECOND)
 SETTINGS = {"td3_bc": {"hidden_sizes": [16, 16], "batch_size": 32}}
@@ -88,7 +89,7 @@ def test_evaluation_points():
 
 
 def test_environment_report_names_versions_commit_and_hardware():
-    report = json.loads(json.dumps(environment_report()))
+    report = json.loads(json.dumps(machine_report()))
     assert report["torch"].startswith("2.")
     assert report["memory_gb"] > 0.5
     if (Path(__file__).parents[2] / ".git").exists():
@@ -124,7 +125,7 @@ class TestEvaluation:
 
     def test_numbers_by_hand(self, world):
         evaluator = Evaluator(world, "test", 50)
-        constant = evaluator.latent_policy(lambda beliefs: np.zeros((len(beliefs), 32), dtype=np.float32))
+        constant = evaluator.evaluate(Constant(torch.zeros(32)))
         slate = world.ranker.decode(torch.zeros((1, 32)))[0]
         assert constant.distinct_items_per_slate == len(set(slate.tolist()))
         assert constant.catalogue_coverage == len(set(slate.tolist())) / 1000

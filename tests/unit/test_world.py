@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from gems_ray.errors import WorldError
-from gems_ray.world.behavior import BehaviorAgent, SacConfig, SacGems, Trajectories
+from gems_ray.world.agent import BehaviorAgent
 from gems_ray.world.belief import GruBelief
 from gems_ray.world.bundle import find_world, load_world, shipped_worlds
 from gems_ray.world.ranker import ActionBounds, GemsRanker, RankerConfig
+from gems_ray.worldmaking.sac import SacConfig, SacGems, Trajectories
 
 TINY = RankerConfig(num_items=30, slate_size=3, item_dim=4, latent_dim=5, encoder_sizes=(8,), decoder_sizes=(8,))
 
@@ -214,11 +215,11 @@ class TestShippedWorlds:
         assert world.facts["command"].startswith("python run_tune.py world train")
 
     def test_expert_scores_what_the_manifest_says(self, name):
-        from gems_ray.collect.collect import mean_actions
-        from gems_ray.training.evaluate import Evaluator
+        from gems_ray.evaluation.returns import Evaluator
+        from gems_ray.policies.latents import MeanAgent
 
         world = find_world(name)
         recorded = world.facts["test"]["expert"]["return_mean"]
-        measured = Evaluator(world, "test", 1000).latent_policy(mean_actions(world.agents["expert"]))
+        measured = Evaluator(world, "test", 1000).evaluate(MeanAgent(world.agents["expert"]))
         assert measured.return_mean >= 240
         assert measured.return_mean == pytest.approx(recorded, abs=4 * measured.return_se)

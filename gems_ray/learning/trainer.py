@@ -10,14 +10,15 @@ import torch
 
 from gems_ray import metrics
 from gems_ray.algorithms import ALGORITHMS, Algorithm, make_algorithm
+from gems_ray.algorithms.policy import LearnedPolicy
 from gems_ray.data.replay import ReplayBuffer
 from gems_ray.errors import DeviceError, GemsRayError
+from gems_ray.evaluation.returns import Evaluator
 from gems_ray.experiments.spec import TrainingSpec
 from gems_ray.flat_state import FlatState
-from gems_ray.training.diagnostics import Diagnostics, DivergenceWatch, value_bound
-from gems_ray.training.engine import make_engine
-from gems_ray.training.evaluate import Evaluator
-from gems_ray.training.memory import out_of_memory_message
+from gems_ray.learning.diagnostics import Diagnostics, DivergenceWatch, value_bound
+from gems_ray.learning.engine import make_engine
+from gems_ray.learning.memory import out_of_memory_message
 
 # Policies on this data change most within the first updates, so these are always looked at.
 EARLY_EVALUATIONS = (0, 50, 100, 250, 500, 1_000)
@@ -152,6 +153,10 @@ class Trainer:
         self.last_report = report
         return report
 
+    def policy(self) -> LearnedPolicy:
+        """What has been learned so far; training that goes on changes it."""
+        return LearnedPolicy(self.algorithm, self.buffer.normalizer)
+
     def improved(self, report: Report) -> bool:
         """Whether the report is of a new best policy; remembers it if so."""
         value = report.get(metrics.RETURN_MEAN)
@@ -211,7 +216,7 @@ class Trainer:
             )
         values = self._diagnostics(self.algorithm)
         self._watch.look(values)
-        evaluation = self._evaluator.algorithm(self.algorithm, self.buffer.normalizer) if self._evaluator else None
+        evaluation = self._evaluator.evaluate(self.policy()) if self._evaluator else None
         return {
             metrics.STEP: updates,
             metrics.SECONDS: round(self._seconds, 3),

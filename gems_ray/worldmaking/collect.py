@@ -7,12 +7,12 @@ import torch
 
 from gems_ray import __version__
 from gems_ray.data.schema import Dataset, DatasetMetadata
-from gems_ray.envs.rollout import LatentEpisodes, LatentPolicy, rollout
-from gems_ray.envs.slate_env import SlateVectorEnv
+from gems_ray.envs.rollout import LatentEpisodes, play
 from gems_ray.errors import ConfigError
+from gems_ray.policies.base import Policy
+from gems_ray.policies.latents import MeanAgent, RandomLatents, SampledAgent
 from gems_ray.rng import stream
 from gems_ray.simulator import TopicRec
-from gems_ray.world.behavior import BehaviorAgent
 from gems_ray.world.bundle import World
 
 USERS_AT_ONCE = 1_000
@@ -82,51 +82,18 @@ def collect_dataset(
     return Dataset(**flat, metadata=metadata)
 
 
-def sampled_actions(agent: BehaviorAgent, rng: np.random.Generator) -> LatentPolicy:
-    """The agent's distribution."""
-
-    @torch.no_grad()
-    def policy(beliefs: np.ndarray) -> np.ndarray:
-        noise = rng.standard_normal((len(beliefs), len(agent.center)), dtype=np.float32)
-        return agent.act(torch.from_numpy(beliefs), torch.from_numpy(noise)).numpy()
-
-    return policy
-
-
-def mean_actions(agent: BehaviorAgent) -> LatentPolicy:
-    """The agent's mean action."""
-
-    @torch.no_grad()
-    def policy(beliefs: np.ndarray) -> np.ndarray:
-        return agent.act(torch.from_numpy(beliefs)).numpy()
-
-    return policy
-
-
-def random_latents(world: World, rng: np.random.Generator) -> LatentPolicy:
-    """Latents uniform in the inner half of the action box."""
-
-    def policy(beliefs: np.ndarray) -> np.ndarray:
-        uniform = rng.random((len(beliefs), len(world.bounds.center)), dtype=np.float32)
-        return world.bounds.random_latents(uniform)
-
-    return policy
-
-
 def _episodes(world: World, source: str, count: int, seed: int, deterministic: bool) -> Iterator[LatentEpisodes]:
     """Batches of episodes of one behaviour policy, with the world's beliefs as observations."""
+    policy: Policy = RandomLatents(world.bounds)
+    if agent := world.agents.get(source):
+        policy = MeanAgent(agent) if deterministic else SampledAgent(agent)
     for batch, start in enumerate(range(0, count, USERS_AT_ONCE)):
         users = min(USERS_AT_ONCE, count - start)
         simulator = TopicRec(world.environment, world.items, users=users, seed=stream(seed, "collect", source, batch))
-        rng = stream(seed, "collect", source, batch, "actions")
-        agent = world.agents.get(source)
-        if agent is None:
-            policy = random_latents(world, rng)
-        else:
-            policy = mean_actions(agent) if deterministic else sampled_actions(agent, rng)
-        belief = agent.belief if agent else world.belief
-        episodes = rollout(SlateVectorEnv(simulator, world.ranker, belief, world.bounds), policy)
-        if belief is not world.belief:
+        policy.reseed(stream(seed, "collect", source, batch, "actions"))
+        episodes = play(world, simulator, policy)
+        assert isinstance(episodes, LatentEpisodes)
+        if policy.encoder is not None and policy.encoder is not world.belief:
             episodes.observations[:] = _world_beliefs(world, episodes)
         yield episodes
 

@@ -14,7 +14,7 @@ from gems_ray import __version__
 PACKAGES = ("numpy", "torch", "ray", "optuna", "gymnasium", "pandas")
 
 
-def environment_report() -> dict[str, Any]:
+def machine_report() -> dict[str, Any]:
     """Versions of the program and what it stands on, commit, operating system, hardware, as plain data."""
     import torch
 

@@ -9,12 +9,12 @@ from typing import Any
 import pandas as pd
 from rich.table import Table
 
-from analysis.tables import markdown_table
 from gems_ray.experiments.candidates import COMPLETE, pareto_front, read_trials, search_of
 from gems_ray.experiments.cell_folder import WITH_RESULT, CellFolder
 from gems_ray.experiments.objectives import FQE, RETURN, result_value
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.files import write_text_atomically
+from gems_ray.results.tables import markdown_table
 
 
 def trials_frame(run: RunFolder) -> pd.DataFrame:

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 
 from gems_ray.algorithms import make_algorithm
+from gems_ray.algorithms.policy import LearnedPolicy
 from gems_ray.data.replay import ReplayBuffer
 from gems_ray.data.schema import ACTION_DIM, STATE_DIM
+from gems_ray.evaluation.returns import Evaluator
 from gems_ray.experiments.spec import EvaluationSpec, TrainingSpec
 from gems_ray.flat_state import flatten_modules
-from gems_ray.training.evaluate import Evaluator
-from gems_ray.training.trainer import evaluation_points, resolve_device
+from gems_ray.learning.trainer import evaluation_points, resolve_device
 from gems_ray.world.bundle import World
 
 MEASURED_SECONDS = 1.5
@@ -67,7 +68,7 @@ def estimate(
     seconds = START_SECONDS + training.max_timesteps / speed
     if world:
         start = time.perf_counter()
-        Evaluator(world, "validation", evaluation.validation_users).algorithm(learner, buffer.normalizer)
+        Evaluator(world, "validation", evaluation.validation_users).evaluate(LearnedPolicy(learner, buffer.normalizer))
         per_user = (time.perf_counter() - start) / evaluation.validation_users
         evaluations = len(evaluation_points(training.max_timesteps, training.evaluation_interval))
         seconds += per_user * (evaluations * evaluation.validation_users + 2 * evaluation.test_users)

@@ -15,22 +15,22 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from gems_ray import __version__
-from gems_ray.collect.collect import mean_actions
 from gems_ray.config import dump_yaml, plain
 from gems_ray.envs.rollout import SlateEpisodes
 from gems_ray.errors import WorldError
+from gems_ray.evaluation.returns import Evaluator
 from gems_ray.files import write_text_atomically
 from gems_ray.flat_state import FlatState, load_modules
+from gems_ray.policies.latents import MeanAgent
 from gems_ray.rng import stream
 from gems_ray.simulator import Environment
 from gems_ray.simulator.items import item_vectors
-from gems_ray.training.behavior import AgentReport, AgentTrainer, AgentTraining
-from gems_ray.training.evaluate import Evaluator
-from gems_ray.training.ranker import RankerEpoch, RankerTrainer, RankerTraining, log_sessions
-from gems_ray.world.behavior import BehaviorAgent
+from gems_ray.world.agent import BehaviorAgent
 from gems_ray.world.belief import GruBelief
 from gems_ray.world.bundle import World
 from gems_ray.world.ranker import ActionBounds, GemsRanker, RankerConfig
+from gems_ray.worldmaking.agent import AgentReport, AgentTrainer, AgentTraining
+from gems_ray.worldmaking.ranker import RankerEpoch, RankerTrainer, RankerTraining, log_sessions
 
 BOUNDS_SESSIONS = 1_000  # whose slates span the action box, as published
 TEST_USERS = 1_000
@@ -144,8 +144,7 @@ def _test(world: World) -> dict[str, Any]:
     evaluator = Evaluator(world, "test", TEST_USERS)
     rows = {name: evaluation for name, evaluation in evaluator.references().items() if name != "behavior"}
     for quality, agent in world.agents.items():
-        own = World(world.environment, world.items, world.ranker, world.bounds, {"expert": agent}, {})
-        rows[quality] = Evaluator(own, "test", TEST_USERS).latent_policy(mean_actions(agent))
+        rows[quality] = evaluator.evaluate(MeanAgent(agent))
     return {
         "users": TEST_USERS,
         **{

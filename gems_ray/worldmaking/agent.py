@@ -15,11 +15,14 @@ from gems_ray.envs.rollout import LatentEpisodes, rollout
 from gems_ray.envs.slate_env import SlateVectorEnv
 from gems_ray.files import atomic_path
 from gems_ray.flat_state import FlatState, flatten_modules, flatten_optimizers, load_modules, load_optimizers
+from gems_ray.policies.base import Policy
+from gems_ray.policies.latents import MeanAgent, RandomLatents, SampledAgent
 from gems_ray.rng import stream, stream_seed
 from gems_ray.simulator import Environment, TopicRec
-from gems_ray.world.behavior import BehaviorAgent, SacConfig, SacGems, Trajectories
+from gems_ray.world.agent import BehaviorAgent
 from gems_ray.world.belief import GruBelief
 from gems_ray.world.ranker import ActionBounds, GemsRanker
+from gems_ray.worldmaking.sac import SacConfig, SacGems, Trajectories
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +173,7 @@ class AgentTrainer:
     def validation_return(self) -> float:
         """Mean return of the deterministic policy on the validation users."""
         users = self.config.validation_users
-        episodes = rollout(self._env(users, stream(self._seed, "agent", "validation")), self._greedy)
+        episodes = rollout(self._env(users, stream(self._seed, "agent", "validation")), MeanAgent(self.agent))
         return float(episodes.rewards.sum(axis=1).mean())
 
     def save(self, path: Path) -> None:
@@ -220,8 +223,10 @@ class AgentTrainer:
     def _collect(self) -> LatentEpisodes:
         config = self.config
         rng = stream(self._seed, "agent", "users", self.episodes)
-        explore = self._random if self.episodes < config.random_episodes else self._sampled
-        return rollout(self._env(config.users_per_round, rng), explore)
+        policy: Policy = SampledAgent(self.agent, self._generator)
+        if self.episodes < config.random_episodes:
+            policy = RandomLatents(self._bounds, self._generator)
+        return rollout(self._env(config.users_per_round, rng), policy)
 
     def _env(self, users: int, rng: np.random.Generator) -> SlateVectorEnv:
         simulator = TopicRec(self._environment, self._items, users=users, seed=rng)
@@ -237,16 +242,3 @@ class AgentTrainer:
         losses = self.sac.update(batch, next_noise, policy_noise)
         self.updates += 1
         return torch.stack([losses.critic, losses.actor])
-
-    @torch.no_grad()
-    def _greedy(self, beliefs: np.ndarray) -> np.ndarray:
-        return self.agent.act(torch.from_numpy(beliefs)).numpy()
-
-    @torch.no_grad()
-    def _sampled(self, beliefs: np.ndarray) -> np.ndarray:
-        noise = torch.randn((len(beliefs), len(self._bounds.center)), generator=self._generator)
-        return self.agent.act(torch.from_numpy(beliefs), noise).numpy()
-
-    def _random(self, beliefs: np.ndarray) -> np.ndarray:
-        uniform = torch.rand((len(beliefs), len(self._bounds.center)), generator=self._generator).numpy()
-        return self._bounds.random_latents(uniform)

@@ -18,13 +18,13 @@ from safetensors.torch import load_file, save
 from gems_ray import metrics
 from gems_ray.data.schema import REQUIRED, Dataset
 from gems_ray.errors import DatasetError, GemsRayError, WorldError
+from gems_ray.evaluation.offline import DISCOUNT, OfflineEvaluator, hold_out
+from gems_ray.evaluation.returns import Evaluator
 from gems_ray.experiments.cell_folder import DIVERGED, ENDED, FAILED, FINISHED, CellFolder, set_aside
 from gems_ray.experiments.spec import EvaluationSpec, TrainingSpec
 from gems_ray.files import atomic_path
 from gems_ray.flat_state import FlatState, flatten_modules, load_modules
-from gems_ray.training.evaluate import Evaluator
-from gems_ray.training.offline_evaluation import DISCOUNT, OfflineEvaluator, hold_out
-from gems_ray.training.trainer import Report, Trainer, TrainingData
+from gems_ray.learning.trainer import Report, Trainer, TrainingData
 from gems_ray.world.bundle import World
 
 # What a torn or foreign checkpoint raises while it is read or loaded; RuntimeError: layers of other sizes.
@@ -207,9 +207,9 @@ class CellRun:
         if self._offline:
             result["offline"] = asdict(self._offline(algorithm, normalizer))
         if self._test:
-            last = self._test.algorithm(algorithm, normalizer)
+            last = self._test.evaluate(trainer.policy())
             load_modules(algorithm.networks, load_file(self.folder.best_checkpoint, device=str(algorithm.device)))
-            best = self._test.algorithm(algorithm, normalizer)
+            best = self._test.evaluate(trainer.policy())
             result["test"] = {"last": asdict(last), "best": asdict(best)}
         self.folder.write_result(result)
         self.log.info("%s", result["status"])

@@ -3,18 +3,15 @@
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from gems_ray import metrics
-from gems_ray.algorithms import Algorithm
-from gems_ray.collect.collect import mean_actions
-from gems_ray.data.replay import Normalizer
-from gems_ray.envs.rollout import LatentPolicy, SlateEpisodes, rollout, rollout_slates
-from gems_ray.envs.slate_env import SlateVectorEnv
+from gems_ray.envs.rollout import SlateEpisodes, play
+from gems_ray.policies.base import Policy
+from gems_ray.policies.latents import MeanAgent
+from gems_ray.policies.slates import SlatePolicy
 from gems_ray.rng import stream
 from gems_ray.simulator import TopicRec
 from gems_ray.simulator.items import topic_norms
-from gems_ray.simulator.policies import SLATE_POLICIES
 from gems_ray.world.bundle import World
 
 EVALUATION_SEED = 2023  # one fixed set of users per purpose, whatever the experiment's seed
@@ -65,24 +62,20 @@ class Evaluator:
         self._users = users
         self._item_topics = topic_norms(world.environment, world.items).argmax(axis=1)
 
-    def latent_policy(self, policy: LatentPolicy) -> Evaluation:
-        """Evaluates a policy from the world's beliefs to latents."""
-        world = self._world
-        env = SlateVectorEnv(self._simulator(), world.ranker, world.belief, world.bounds)
-        return self._summarise(rollout(env, policy))
-
-    def algorithm(self, algorithm: Algorithm, normalizer: Normalizer) -> Evaluation:
-        """Evaluates what an offline algorithm has learnt."""
-        return self.latent_policy(offline_policy(algorithm, normalizer))
+    def evaluate(self, policy: Policy) -> Evaluation:
+        """Plays one episode with every user; a policy that draws random numbers is reseeded, so that they are fixed."""
+        policy.reseed(stream(EVALUATION_SEED, "eval", self._purpose, "slates"))
+        return self._summarise(play(self._world, self._simulator(), policy))
 
     def references(self) -> dict[str, Evaluation]:
         """Random slates, the short-term oracle and the behaviour agent (mean actions) on the same users."""
-        rng = stream(EVALUATION_SEED, "eval", self._purpose, "slates")
-        rows = {
-            name: self._summarise(rollout_slates(self._simulator(), SLATE_POLICIES[name], rng))
-            for name in ("random", "oracle")
+        environment = self._world.environment
+        policies = {
+            "random": SlatePolicy("random", environment),
+            "oracle": SlatePolicy("oracle", environment),
+            "behavior": MeanAgent(self._world.agents["expert"]),
         }
-        return {**rows, "behavior": self.latent_policy(mean_actions(self._world.agents["expert"]))}
+        return {name: self.evaluate(policy) for name, policy in policies.items()}
 
     def _simulator(self) -> TopicRec:
         rng = stream(EVALUATION_SEED, "eval", self._purpose)
@@ -120,14 +113,3 @@ def _distinct_per_row(values: np.ndarray) -> np.ndarray:
 def _entropy_in_bits(counts: np.ndarray) -> float:
     shares = counts[counts > 0] / counts.sum()
     return float(-(shares * np.log2(shares)).sum())
-
-
-def offline_policy(algorithm: Algorithm, normalizer: Normalizer) -> LatentPolicy:
-    """Beliefs to latents through the normaliser of the training data."""
-
-    @torch.no_grad()
-    def policy(beliefs: np.ndarray) -> np.ndarray:
-        states = normalizer.states(torch.from_numpy(beliefs).to(algorithm.device))
-        return normalizer.latents(algorithm.policy(states)).cpu().numpy()
-
-    return policy

@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 from gems_ray.envs.rollout import SlateEpisodes, rollout_slates
 from gems_ray.files import atomic_path
 from gems_ray.flat_state import FlatState, flatten_modules, flatten_optimizers, load_modules, load_optimizers
+from gems_ray.policies.slates import SlatePolicy
 from gems_ray.rng import stream, stream_seed
 from gems_ray.simulator import Environment, TopicRec
-from gems_ray.simulator.policies import epsilon_greedy_oracle
 from gems_ray.world.ranker import GemsRanker, RankerConfig
 
 USERS_AT_ONCE = 1_000
@@ -57,7 +57,8 @@ def log_sessions(environment: Environment, items: np.ndarray, count: int, seed: 
     for batch, start in enumerate(range(0, count, USERS_AT_ONCE)):
         users = min(USERS_AT_ONCE, count - start)
         simulator = TopicRec(environment, items, users=users, seed=stream(seed, "sessions", batch))
-        parts.append(rollout_slates(simulator, epsilon_greedy_oracle, stream(seed, "sessions", batch, "slates")))
+        slates = stream(seed, "sessions", batch, "slates")
+        parts.append(rollout_slates(simulator, SlatePolicy("epsilon_greedy_oracle", environment, slates)))
     columns = ("slates", "clicks", "rewards", "bored_topics")
     return SlateEpisodes(*(np.concatenate([getattr(part, name) for part in parts]) for name in columns))
 

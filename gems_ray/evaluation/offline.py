@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from gems_ray.algorithms import Algorithm
 from gems_ray.algorithms.adam import Adam
 from gems_ray.algorithms.base import soft_update
-from gems_ray.data.replay import Normalizer
+from gems_ray.data.normalizer import Normalizer
 from gems_ray.data.trajectories import returns_to_go, trajectory_ends
 from gems_ray.errors import DatasetError
 from gems_ray.rng import stream, stream_seed

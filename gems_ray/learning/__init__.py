@@ -1,0 +1,1 @@
+"""The training loop: engines that run updates, diagnostics, reports."""

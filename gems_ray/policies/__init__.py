@@ -1,0 +1,1 @@
+"""What is played: the Policy interface, and every policy that is not learned here."""

@@ -1,0 +1,1 @@
+"""Worlds and datasets from nothing: training of rankers and behaviour agents, collection."""
