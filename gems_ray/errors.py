@@ -4,8 +4,6 @@
 class GemsRayError(Exception):
     """Base of every error that the command line prints as one line, without a stack trace."""
 
-    exit_code = 2
-
 
 class ConfigError(GemsRayError):
     """A YAML file, a flag or a setting is wrong."""

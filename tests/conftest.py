@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from gems_ray.data.npz import save_dataset
 from gems_ray.simulator import environment
 from gems_ray.simulator.items import draw_items
 from gems_ray.world.agent import BehaviorAgent
@@ -51,5 +50,5 @@ def dataset(world):
 @pytest.fixture(scope="session")
 def dataset_file(dataset, tmp_path_factory):
     path = tmp_path_factory.mktemp("datasets") / "diffuse_mix_mixed.npz"
-    save_dataset(dataset, path)
+    dataset.save(path)
     return path

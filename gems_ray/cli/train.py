@@ -1,19 +1,13 @@
 """`run_tune.py train`: one experiment in this process, without Ray."""
 
-import shlex
-import signal
-import sys
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
-    from gems_ray.execution.cell_run import CellRun
+    from collections.abc import Iterator, Mapping
 
 
 def train(
@@ -64,16 +58,13 @@ def train(
     """Train one experiment without Ray. The same command continues an interrupted one."""
     import torch
 
-    from gems_ray.cli.console import episode_progress, say
-    from gems_ray.cli.export import print_tables
+    from gems_ray.cli.console import print_line
+    from gems_ray.cli.outcome import run_and_print
     from gems_ray.cli.paths import run_path
-    from gems_ray.execution.cell_run import CellRun, training_data
-    from gems_ray.execution.sources import open_source, record_datasets, write_references
-    from gems_ray.experiments.cell_folder import WITH_RESULT
-    from gems_ray.experiments.run_folder import RunFolder, check_free
+    from gems_ray.cli.progress import ConsoleListener
     from gems_ray.experiments.spec import check_experiment
     from gems_ray.learning.trainer import resolve_device
-    from gems_ray.machine import machine_report
+    from gems_ray.program import same_command
 
     given = {
         "batch_size": batch_size,
@@ -116,26 +107,11 @@ def train(
             }
         )
     torch.set_num_threads(1)
-    say(f"device: {resolve_device(device)}")
+    print_line(f"device: {resolve_device(device)}")
     (cell,) = experiment.cells()
-    folder_path = run_path(storage, cell.name if name is None else name)
-    check_free(folder_path, experiment)
-    with _in_flags(keys), episode_progress(experiment.dataset.episodes) as progress:
-        source = open_source(experiment, env_name, say, progress)
-    run = RunFolder.create(folder_path, experiment, machine_report())
-    with run.locked():
-        record_datasets(run, {env_name: source})
-        if source.world:
-            write_references(run, experiment, env_name, source.world)
-        run.open_cells([cell])
-        folder = run.cell(cell.name)
-        if folder.status not in WITH_RESULT:
-            cell_run = CellRun(folder, training_data(source.dataset), source.world, wait_s=1)
-            if cell_run.trainer.algorithm.updates:
-                say(f"Continuing after {cell_run.trainer.algorithm.updates:,} updates.")
-            _train_until_signal(cell_run, say)
-    print_tables(run)
-    say(f"Run folder: {run.path}")
+    folder = run_path(storage, cell.name if name is None else name)
+    with _in_flags(keys):
+        run_and_print(experiment, folder, ConsoleListener(), same_command(), in_process=True)
 
 
 @contextmanager
@@ -166,28 +142,3 @@ def _parse_settings(texts: list[str], flags: "Mapping[str, str]") -> dict[str, A
             raise ConfigError(f"--set {text}: {name} is given a second time, by {other}. Leave out one of the two.")
         settings[name] = parse_yaml_value(value, f"--set {text}")
     return settings
-
-
-def _train_until_signal(cell_run: "CellRun", say: "Callable[[str], None]") -> None:
-    """Trains to the end; on Ctrl-C or SIGTERM saves between two updates and exits."""
-    from gems_ray.execution.cell_run import describe_report
-
-    signals: list[int] = []
-
-    def remember(signum: int, frame: FrameType | None) -> None:
-        signals.append(signum)
-
-    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        while not cell_run.finished and not signals:
-            report = cell_run.advance(stop=lambda: bool(signals))
-            if report is not None:
-                say(describe_report(report, cell_run.max_timesteps))
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if not cell_run.finished:
-        cell_run.save()
-        say(f"Interrupted; saved after {cell_run.trainer.algorithm.updates:,} updates. Continue with:")
-        say("  " + shlex.join(["python", *sys.argv]))
-        raise typer.Exit(128 + signals[0])

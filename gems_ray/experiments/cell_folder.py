@@ -22,6 +22,7 @@ from gems_ray.errors import ConfigError, RunFolderError
 from gems_ray.experiments.spec import DatasetSpec, EvaluationSpec, TrainingSpec
 from gems_ray.files import log_handler, write_text_atomically
 from gems_ray.metrics import STEP
+from gems_ray.program import program_name
 
 FINISHED, DIVERGED, PRUNED, FAILED = "finished", "diverged", "pruned", "failed"
 RUNNING, UNFINISHED, PENDING = "running", "unfinished", "pending"
@@ -77,7 +78,7 @@ class CellFolder:
                 else:
                     validate(found[key], kind, document, prefix=(key,))
         except ConfigError as error:
-            raise RunFolderError(f"{error} `run_tune.py resume` writes it anew.") from None
+            raise RunFolderError(f"{error} `{program_name()} resume` writes it anew.") from None
         return found
 
     @property

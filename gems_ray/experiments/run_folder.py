@@ -37,6 +37,7 @@ from gems_ray.experiments.cell_folder import (
 )
 from gems_ray.experiments.spec import Cell, Experiment
 from gems_ray.files import write_text_atomically
+from gems_ray.program import program_name
 
 ENVIRONMENT = "environment.json"
 EXPERIMENT, CELLS, REFERENCES, TRIALS, BEST = "experiment.yaml", "cells", "references", "trials", "best.yaml"
@@ -96,7 +97,7 @@ class RunFolder:
             lock.acquire(timeout=1)
         except Timeout:
             raise RunFolderError(
-                f"{self.path}: a run is going on in this folder (`run_tune.py status {self.path}`). "
+                f"{self.path}: a run is going on in this folder (`{program_name()} status {self.path}`). "
                 "Wait for it, stop it, or choose another --name."
             ) from None
         try:
@@ -289,7 +290,7 @@ def check_free(path: Path, experiment: Experiment) -> None:
         if differing := _differing(_resolved(run.experiment(), experiment).as_yaml(), experiment.as_yaml()):
             raise RunFolderError(
                 f"{path}: holds a run of another experiment: {differing} not as in its {EXPERIMENT}. Choose another "
-                f"--name; `run_tune.py resume {path}` goes on with the run that is there."
+                f"--name; `{program_name()} resume {path}` goes on with the run that is there."
             )
         if not experiment.search:  # a search compares the records of its trials
             _check_own_cells(run, experiment)

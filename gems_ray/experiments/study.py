@@ -18,6 +18,7 @@ from optuna.storages import RDBStorage
 from gems_ray.errors import StudyError
 from gems_ray.experiments.cell_folder import check_kind, read_json, set_aside, write_json
 from gems_ray.experiments.run_folder import STUDY, RunFolder
+from gems_ray.program import program_name
 
 SQLITE_FILE = "study.db"
 PASSWORD = "***"
@@ -74,7 +75,7 @@ def explained(place: StudyPlace) -> Iterator[None]:
         reason = str(error.__cause__ or error).splitlines()[0]
         raise StudyError(
             f"study `{place.name}`: its storage does not answer any more ({reason}). "
-            "All cells are saved; `run_tune.py resume` goes on when it does."
+            f"All cells are saved; `{program_name()} resume` goes on when it does."
         ) from None
 
 

@@ -29,8 +29,6 @@ Report = dict[str, float]
 class TrainingError(GemsRayError):
     """The training itself went wrong, for example a loss that is not finite."""
 
-    exit_code = 1
-
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
