@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from gems_ray import algorithms as algorithms
-    from gems_ray.algorithms.policy import load_policy as load_policy  # type: ignore[attr-defined]
+    from gems_ray.algorithms.policy import load_policy as load_policy
     from gems_ray.api import Run as Run
     from gems_ray.api import collect as collect
     from gems_ray.api import evaluate as evaluate

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from gems_ray.errors import ConfigError, GemsRayError
-from gems_ray.execution.cell_run import CellRun, describe_report, training_data
+from gems_ray.execution.cell_run import CellRun, describe_report
 from gems_ray.execution.interruption import RunInterrupted, first_signal
 from gems_ray.execution.run import OpenRun
 from gems_ray.experiments.cell_folder import RUNNING, UNFINISHED
@@ -52,10 +52,10 @@ class InProcess:
         def changed(state: str, reason: str = "") -> None:
             run.listener.on_cell(CellProgress(cell.name, state, cell_run.trainer.last_report, reason))
 
-        with closing(CellRun(folder, training_data(source.dataset), source.world, wait_s=1)) as cell_run:
-            algorithm = cell_run.trainer.algorithm
-            if algorithm.updates:
-                run.listener.on_line(f"Continuing after {algorithm.updates:,} updates.")
+        with closing(CellRun(folder, source.dataset, source.world, wait_s=1)) as cell_run:
+            trainer = cell_run.trainer
+            if trainer.updates:
+                run.listener.on_line(f"Continuing after {trainer.updates:,} updates.")
             changed(RUNNING)
             try:
                 while not cell_run.finished and not stop():
@@ -70,7 +70,7 @@ class InProcess:
                 changed(folder.status)
             else:
                 cell_run.save()
-                run.listener.on_line(f"Interrupted; saved after {algorithm.updates:,} updates.")
+                run.listener.on_line(f"Interrupted; saved after {trainer.updates:,} updates.")
                 changed(UNFINISHED)
 
 
