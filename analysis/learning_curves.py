@@ -2,7 +2,7 @@
 
     python analysis/learning_curves.py runs/grid runs/comparison --output curves.csv
 
-One row per run, environment, algorithm and evaluation, ready for any plotting program. `--metric` chooses another column
+One row per run, environment, algorithm and evaluation, for any plotting program. `--metric` chooses another column
 of metrics.csv, for example train/q_policy.
 """
 

@@ -65,7 +65,9 @@ def collect_policy(
         )
     _check_numbers(episodes, 0.0)
     arrays = _log(world, [Share(policy, episodes, "policy")], np.arange(episodes), seed, progress)
-    return _as_dataset(world, arrays, quality or policy.kind or type(policy).__name__, seed, deterministic=False, expert_share=0.0)
+    return _as_dataset(
+        world, arrays, quality or policy.kind or type(policy).__name__, seed, deterministic=False, expert_share=0.0
+    )
 
 
 def collect_dataset(
