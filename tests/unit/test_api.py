@@ -1,6 +1,7 @@
 """What `import gems_ray` offers, on small worlds and short trainings in this process."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -58,9 +59,8 @@ class Notes(gems_ray.RunListener):
 
 
 def in_a_process(*arguments):
-    done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=False
-    )
+    line, variables = [sys.executable, *map(str, arguments)], {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(line, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
