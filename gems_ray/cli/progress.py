@@ -47,6 +47,8 @@ class ConsoleListener(RunListener):
             self._bar.add_task("", total=planned)
             self._bar.start()
         self._bar.advance(self._bar.task_ids[0], collected)
+        if self._bar.finished:
+            self._end_bar()
 
     def _end_bar(self) -> None:
         if self._bar is not None:
