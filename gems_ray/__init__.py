@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from gems_ray.data.schema import Dataset as Dataset
     from gems_ray.errors import GemsRayError as GemsRayError
     from gems_ray.evaluation.returns import Evaluation as Evaluation
+    from gems_ray.execution.interruption import RunInterrupted as RunInterrupted
     from gems_ray.execution.listener import RunListener as RunListener
-    from gems_ray.execution.run import RunInterrupted as RunInterrupted
     from gems_ray.experiments.spec import Experiment as Experiment
     from gems_ray.learning.trainer import Trainer as Trainer
     from gems_ray.policies.base import Policy as Policy
@@ -36,7 +36,7 @@ _HOMES = {
     "GemsRayError": "errors",
     "Policy": "policies.base",
     "Run": "api",
-    "RunInterrupted": "execution.run",
+    "RunInterrupted": "execution.interruption",
     "RunListener": "execution.listener",
     "Trainer": "learning.trainer",
     "World": "world.bundle",

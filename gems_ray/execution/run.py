@@ -1,16 +1,15 @@
 """A run from the experiment to its tables; what trains the cells comes from outside."""
 
-import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from gems_ray.errors import ConfigError
+from gems_ray.execution.interruption import RunInterrupted, first_signal
 from gems_ray.execution.listener import RunListener
 from gems_ray.execution.sources import Source, open_source, record_datasets, write_references
-from gems_ray.execution.stopping import StopRequest, stop_signals
 from gems_ray.experiments.candidates import candidates, read_trials, search_of, with_objectives, write_best
 from gems_ray.experiments.cell_folder import ENDED
 from gems_ray.experiments.objectives import FQE
@@ -21,18 +20,6 @@ from gems_ray.results.export import write_tables
 
 if TYPE_CHECKING:
     from gems_ray.experiments.study import StudyPlace
-
-
-class RunInterrupted(KeyboardInterrupt):
-    """A run was stopped before its end. All of its cells are saved: running it again goes on.
-
-    Args:
-        number: of the signal.
-    """
-
-    def __init__(self, number: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}; all cells are saved")
-        self.number = number
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +38,7 @@ class OpenRun:
     folder: RunFolder
     sources: Mapping[str, Source]
     listener: RunListener
-    stop: StopRequest
+    stop: Callable[[], bool]
 
 
 class Backend(Protocol):
@@ -112,19 +99,22 @@ def run_experiment(
         for environment, source in sources.items():
             if source.world and experiment.evaluation.test_users:
                 write_references(folder, experiment, environment, source.world)
-        with stop_signals() as stop:
+        interruption: RunInterrupted | None = None
+        with first_signal() as received:
             try:
                 with closing(backend):
-                    run = OpenRun(experiment, folder, sources, listener, stop)
+                    run = OpenRun(experiment, folder, sources, listener, stop=lambda: received() is not None)
                     if experiment.search:
                         _run_search(run, backend, study_storage)
                     else:
                         _train_cells(run, backend, experiment.cells())
             except KeyboardInterrupt:  # the second signal
-                stop.signal = stop.signal or signal.SIGINT
+                interruption = RunInterrupted()
+            if (number := received()) is not None:
+                interruption = RunInterrupted(number)
         write_tables(folder, folder.path)
-    if stop.signal is not None:
-        raise RunInterrupted(stop.signal)
+    if interruption:
+        raise interruption
     return folder
 
 
