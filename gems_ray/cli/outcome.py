@@ -1,6 +1,5 @@
 """Runs an experiment and prints what came of it."""
 
-import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,15 +28,14 @@ def run_and_print(
         again: the command that goes on after an interruption.
         options: of `gems_ray.run`.
     Raises:
-        typer.Exit: 130 when interrupted (143 by SIGTERM where cells are trained in this process), 1 when cells failed
-            or are not finished.
+        typer.Exit: 128 and the signal's number when interrupted, 1 when cells failed or are not finished.
     """
     interrupted_by = 0
     with listener:
         try:
             gems_ray.run(experiment, folder, listener=listener, **options)
         except gems_ray.RunInterrupted as interruption:
-            interrupted_by = interruption.number if options.get("in_process") else signal.SIGINT
+            interrupted_by = interruption.number
     run = RunFolder.open(folder)
     print_tables(run)
     cells = run.cells()

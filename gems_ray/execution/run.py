@@ -1,13 +1,13 @@
 """A run from the experiment to its tables; what trains the cells comes from outside."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from gems_ray.errors import ConfigError
-from gems_ray.execution.interruption import RunInterrupted, first_signal
+from gems_ray.execution.interruption import RunInterrupted
 from gems_ray.execution.listener import RunListener
 from gems_ray.execution.sources import Source, open_source, record_datasets, write_references
 from gems_ray.experiments.candidates import candidates, read_trials, search_of, with_objectives, write_best
@@ -31,14 +31,12 @@ class OpenRun:
         folder: of the run.
         sources: datasets and worlds by environment.
         listener: hears what is done.
-        stop: whether somebody wants the run to stop.
     """
 
     experiment: Experiment
     folder: RunFolder
     sources: Mapping[str, Source]
     listener: RunListener
-    stop: Callable[[], bool]
 
 
 class Backend(Protocol):
@@ -52,12 +50,17 @@ class Backend(Protocol):
         """
 
     def train_cells(self, run: OpenRun, cells: Sequence[Cell]) -> None:
-        """Trains cells until each has ended or cannot go on, or the run is to stop; saves those that have not ended."""
-
-    def train_trials(self, run: OpenRun, study: "StudyPlace") -> None:
-        """Trains the cells of a search's trials until every trial has ended, or the run is to stop.
+        """Trains cells until each has ended or cannot go on; every cell has a folder.
 
         Raises:
+            RunInterrupted: a signal came first; all cells are saved.
+        """
+
+    def train_trials(self, run: OpenRun, study: "StudyPlace") -> None:
+        """Trains the cells of a search's trials until every trial has ended.
+
+        Raises:
+            RunInterrupted: a signal came first; all cells are saved.
             StudyError: the study belongs to another search.
         """
 
@@ -99,19 +102,18 @@ def run_experiment(
         for environment, source in sources.items():
             if source.world and experiment.evaluation.test_users:
                 write_references(folder, experiment, environment, source.world)
-        interruption: RunInterrupted | None = None
-        with first_signal() as received:
-            try:
-                with closing(backend):
-                    run = OpenRun(experiment, folder, sources, listener, stop=lambda: received() is not None)
-                    if experiment.search:
-                        _run_search(run, backend, study_storage)
-                    else:
-                        _train_cells(run, backend, experiment.cells())
-            except KeyboardInterrupt:  # the second signal
-                interruption = RunInterrupted()
-            if (number := received()) is not None:
-                interruption = RunInterrupted(number)
+        interruption: KeyboardInterrupt | None = None
+        try:
+            with closing(backend):
+                run = OpenRun(experiment, folder, sources, listener)
+                if experiment.search:
+                    _run_search(run, backend, study_storage)
+                else:
+                    _train_cells(run, backend, experiment.cells())
+        except RunInterrupted as error:
+            interruption = error
+        except KeyboardInterrupt:  # while something was started or ended
+            interruption = RunInterrupted()
         write_tables(folder, folder.path)
     if interruption:
         raise interruption
@@ -159,14 +161,10 @@ def _run_search(run: OpenRun, backend: Backend, study_storage: str | None) -> No
     study = open_study(run.folder, study_storage)
     with explained(study):
         backend.train_trials(run, study)
-    if run.stop():
-        return
     trials = read_trials(run.folder, search_of(run.experiment).objectives)
     chosen = candidates(run.experiment, trials)
     run.folder.write_candidates([candidate.describe() for candidate in chosen])
     if chosen:
         run.listener.on_line("Training the best trials and the defaults again, on fresh seeds ...")
         _train_cells(run, backend, [cell for candidate in chosen for cell in candidate.cells])
-    if run.stop():
-        return
     write_best(run.folder, run.experiment, trials, chosen)

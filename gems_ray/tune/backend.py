@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gems_ray.execution.interruption import RunInterrupted
 from gems_ray.execution.run import OpenRun
 from gems_ray.experiments.spec import Cell, Experiment, check_placement
 from gems_ray.learning.trainer import resolve_device
@@ -37,7 +38,7 @@ class RayBackend:
     def train_cells(self, run: OpenRun, cells: Sequence[Cell]) -> None:
         """Trains cells until each has ended or was left for good."""
         if self._started(run).run_cells(cells):
-            raise KeyboardInterrupt
+            raise RunInterrupted
 
     def train_trials(self, run: OpenRun, study: "StudyPlace") -> None:
         """Runs the trials that have not ended."""
@@ -46,7 +47,7 @@ class RayBackend:
         if is_complete(run.experiment, run.folder, study):
             return
         if self._started(run).run_search(run.experiment, study):
-            raise KeyboardInterrupt
+            raise RunInterrupted
 
     def close(self) -> None:
         """Ends or leaves Ray."""
