@@ -27,6 +27,10 @@ class PolicyError(GemsRayError):
     """A saved policy is missing, damaged, or not one that this program can read."""
 
 
+class CheckpointError(GemsRayError):
+    """A checkpoint is damaged, or is none."""
+
+
 class SimulatorError(GemsRayError):
     """The simulator was given slates, clicks or users that it cannot take."""
 

@@ -10,7 +10,20 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "gems_ray"
 LAYERS = [
-    {"errors", "rng", "registry", "files", "config", "metrics", "flat_state", "machine", "__init__"},
+    {
+        "errors",
+        "rng",
+        "registry",
+        "files",
+        "config",
+        "metrics",
+        "machine",
+        "action_box",
+        "networks",
+        "flat_state",
+        "checkpoints",
+        "__init__",
+    },
     {"simulator"},
     {"data", "world"},
     {"policies"},

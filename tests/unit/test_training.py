@@ -11,10 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from gems_ray import metrics
+from gems_ray.checkpoints import read_checkpoint
 from gems_ray.errors import DeviceError, RunFolderError, TrainingError, WorldError
 from gems_ray.evaluation.offline import hold_out
 from gems_ray.evaluation.returns import Evaluator, check_world
-from gems_ray.execution.cell_run import CellRun, read_checkpoint
+from gems_ray.execution.cell_run import CellRun
 from gems_ray.experiments.cell_folder import DIVERGED, FINISHED, CellFolder
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.experiments.spec import Divergence, check_experiment
@@ -153,7 +154,10 @@ class TestContinuation:
             part.advance(stop=lambda: part.trainer.algorithm.updates >= stop_after)
         part.save()
         again = finish(run_cell("part"))
-        ours, theirs = read_checkpoint(whole.folder)[0], read_checkpoint(again.folder)[0]
+        ours, theirs = (
+            read_checkpoint(whole.folder.last_checkpoint)[0],
+            read_checkpoint(again.folder.last_checkpoint)[0],
+        )
         assert ours.keys() == theirs.keys()
         for key in ours:
             assert torch.equal(ours[key], theirs[key]), key
@@ -182,7 +186,10 @@ class TestContinuation:
             part.advance(stop=lambda: part.trainer.algorithm.updates >= stop_after)
         part.save()
         again = finish(run_cell("part", compile="on"))
-        ours, theirs = read_checkpoint(whole.folder)[0], read_checkpoint(again.folder)[0]
+        ours, theirs = (
+            read_checkpoint(whole.folder.last_checkpoint)[0],
+            read_checkpoint(again.folder.last_checkpoint)[0],
+        )
         for key in ours:
             assert torch.equal(ours[key], theirs[key]), key
         assert rows(whole.folder) == rows(again.folder)
@@ -241,7 +248,7 @@ class TestContinuation:
         part = run_cell("part")
         for _ in range(3):
             part.advance()
-        tensors, facts = read_checkpoint(part.folder)
+        tensors, facts = read_checkpoint(part.folder.last_checkpoint)
         if damage == "facts":
             del facts["diverged"]
         elif damage == "tensors":
@@ -294,7 +301,7 @@ class TestContinuation:
         while part.trainer.best_updates in (-1, part.trainer.reported):
             part.advance()
         best = part.folder.best_checkpoint
-        save_file(load_file(best), best, {"updates": "110"})
+        save_file(load_file(best), best, {"facts": json.dumps({"updates": 110})})
         again = run_cell("part")
         assert again.trainer.algorithm.updates == 0
         assert best.with_name("best.safetensors.damaged").exists()
@@ -375,7 +382,7 @@ class TestResult:
         assert result["status"] == DIVERGED
         assert result["updates"] == 120
         assert result["test"]["last"]["users"] == 5
-        assert read_checkpoint(cell.folder)[1]["diverged"]
+        assert read_checkpoint(cell.folder.last_checkpoint)[1]["diverged"]
 
     def test_values_that_come_back_have_not_diverged(self):
         watch = DivergenceWatch(Divergence(factor=2.0, reports=2), unit=4.0)
