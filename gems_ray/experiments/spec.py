@@ -401,9 +401,7 @@ def _check_point(experiment: Experiment, search: SearchSpec, point: Mapping[str,
     whole = all_settings(algorithm, {**experiment.settings.get(algorithm, {}), **settings})
     if outside := Space(search_domains(experiment)).outside(algorithm, whole):
         origin = "" if outside[0] in settings else " (not named here, so its default)"
-        raise ConfigError(
-            Mistake(expected=f"{outside[0]} {whole[outside[0]]}{origin} lies outside of search.space")
-        )
+        raise ConfigError(Mistake(expected=f"{outside[0]} {whole[outside[0]]}{origin} lies outside of search.space"))
 
 
 def search_domains(experiment: Experiment) -> dict[str, dict[str, Domain]]:
