@@ -23,7 +23,7 @@ def train(
     ctx: typer.Context,
     env_name: Annotated[str, typer.Option("--env_name", "--env-name", help="Environment.")],
     algorithm: Annotated[
-        str, typer.Option(help="Algorithm; its settings are flags, see the last ones here.")
+        str, typer.Option(help="Algorithm. Every setting of it is a flag, at the end of this list.")
     ] = DEFAULT,
     seed: Annotated[int, typer.Option(min=0, help="Experiment seed.")] = 0,
     max_timesteps: Annotated[

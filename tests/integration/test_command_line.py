@@ -256,7 +256,7 @@ def test_interrupted_training_saves_and_its_command_continues(command, files, tm
 
 def test_help_says_which_way_alpha_points(command):
     text = " ".join(command("train", "--help").stdout.split())
-    assert "larger is more RL, 0 is pure cloning" in text
+    assert "larger means more reinforcement learning, 0 is pure behaviour cloning" in text
 
 
 @pytest.mark.slow
