@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import fields, replace
 from io import StringIO
 from pathlib import Path
@@ -98,18 +98,14 @@ class YamlDocument:
                 break
         return line
 
-    @contextmanager
-    def named(self) -> Iterator[None]:
+    def located(self) -> AbstractContextManager[None]:
         """Mistakes that are found inside say where they stand in this file."""
-        with _changed(lambda mistake: replace(mistake, place=f"{self.path}:{self.line(mistake.location)}")):
-            yield
+        return _changed(lambda mistake: replace(mistake, place=f"{self.path}:{self.line(mistake.location)}"))
 
 
-@contextmanager
-def below(*location: str | int) -> Iterator[None]:
+def below(*location: str | int) -> AbstractContextManager[None]:
     """Mistakes that are found inside stand below this key."""
-    with _changed(lambda mistake: replace(mistake, location=(*location, *mistake.location))):
-        yield
+    return _changed(lambda mistake: replace(mistake, location=(*location, *mistake.location)))
 
 
 @contextmanager
@@ -152,7 +148,7 @@ def load_config(path: Path, model: type[C]) -> C:
         ConfigError: one line per mistake.
     """
     document = read_yaml(path)
-    with document.named():
+    with document.located():
         return validate(document.data, model)
 
 

@@ -75,7 +75,7 @@ class CellFolder:
                     if not isinstance(found[key], kind):
                         raise ConfigError(f"{path}: `{key}` is no {kind.__name__}.")
                 else:
-                    with document.named(), below(key):
+                    with document.located(), below(key):
                         validate(found[key], kind)
         except ConfigError as error:
             raise RunFolderError(f"{error} `run_tune.py resume` writes it anew.") from None

@@ -324,7 +324,7 @@ def load_experiment(path: Path) -> Experiment:
         ConfigError: one line per mistake, with file, line and key.
     """
     document = read_yaml(path)
-    with document.named():
+    with document.located():
         return check_experiment(document.data)
 
 

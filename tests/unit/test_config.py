@@ -1,9 +1,11 @@
 """Strict YAML: every mistake names file, line and key."""
 
+import copy
+
 import pytest
 
 from gems_ray.config import dump_yaml, load_config, parse_yaml_value, read_yaml
-from gems_ray.errors import ConfigError
+from gems_ray.errors import ConfigError, DatasetError, Mistake
 from gems_ray.experiments.spec import Experiment, Resources, check_experiment, check_placement, load_experiment
 
 GOOD = """\
@@ -217,3 +219,23 @@ def test_shipped_experiments(name, request):
         assert experiment.dataset.episodes == 10_000
     else:
         assert experiment.dataset.episodes >= 1_000
+
+
+def test_a_mistake_is_a_value():
+    settings = {"td3_bc": {"alpha": -1, "hidden_sizes": [0]}}
+    with pytest.raises(ConfigError) as caught:
+        check_experiment({"environment": "diffuse_mix", "settings": settings})
+    first, second = caught.value.args
+    expected = "input should be greater than or equal to 0"
+    assert first == Mistake(("settings", "td3_bc", "alpha"), expected=expected, found="`-1`")
+    assert second.location == ("settings", "td3_bc", "hidden_sizes", 0)
+    assert str(copy.copy(caught.value)) == str(caught.value)  # as between processes
+
+
+def test_a_message_speaks_of_the_names_that_the_user_typed():
+    error = ConfigError(Mistake(("training", "device"), problem="is missing", advice="Add it."), "Another line.")
+    assert str(error) == "`training.device` is missing. Add it.\nAnother line."
+    assert error.told(lambda location: f"--{location[-1]}") == "`--device` is missing. Add it.\nAnother line."
+    error = DatasetError("none.npz: no such dataset. Check ", ("dataset", "file"), ".")
+    assert str(error) == "none.npz: no such dataset. Check dataset.file."
+    assert error.told(lambda location: "--dataset") == "none.npz: no such dataset. Check --dataset."
