@@ -2,10 +2,10 @@
 
 import itertools
 import json
+import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from pydantic import Field, model_validator
 
 from gems_ray.config import Config
@@ -72,7 +72,7 @@ class Domain(Config):
         low, high = self.bounds
         if self.integer or self.log_integer:
             return int(low), int(high)
-        return low, low + (self.step or (high - low) / np.pi), high
+        return low, low + (self.step or (high - low) / math.pi), high
 
     def describe(self) -> str:
         """The domain on a line."""
@@ -124,7 +124,7 @@ class Domain(Config):
             return len(self.choice)
         low, high = self.bounds
         if self.integer or (self.uniform and self.step):
-            return int(np.floor((high - low) / (self.step or 1) + 1e-9)) + 1
+            return int((high - low) / (self.step or 1) + 1e-9) + 1
         raise ValueError("a grid needs choice, int, or uniform with a step")
 
     def every_value(self) -> list[Any]:
