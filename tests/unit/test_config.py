@@ -107,15 +107,16 @@ def test_mistakes(tmp_path, old, new, line, message):
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("algorithm", "settings", "message"),
     [
-        ({"clip_diff_min": 2, "clip_diff_max": 1}, "clip_diff_min`: expected at most clip_diff_max, 1, found 2"),
-        ({"hidden_sizes": [0]}, "hidden_sizes.0`: input should be greater"),
+        ("cql", {"clip_diff_min": 2, "clip_diff_max": 1}, "min`: expected at most clip_diff_max, 1, found 2.$"),
+        ("cql", {"hidden_sizes": [0]}, "hidden_sizes.0`: input should be greater"),
+        ("decision_transformer", {"num_heads": 3}, "num_heads`: expected a divisor of embedding_dim, 128, found 3.$"),
     ],
 )
-def test_settings_of_cql(settings, message):
-    with pytest.raises(ConfigError, match=message):
-        check_experiment({"environment": "diffuse_mix", "algorithm": "cql", "settings": {"cql": settings}})
+def test_settings_that_do_not_fit(algorithm, settings, message):
+    with pytest.raises(ConfigError, match=rf"`settings\.{algorithm}\..*{message}"):
+        check_experiment({"environment": "diffuse_mix", "algorithm": algorithm, "settings": {algorithm: settings}})
 
 
 def test_fields_are_listed_as_they_stand_in_a_file(tmp_path):
