@@ -12,8 +12,9 @@ from gems_ray.algorithms.adam import Adam
 from gems_ray.algorithms.base import AlgorithmConfig, Noise, soft_update
 from gems_ray.algorithms.conservative import conservative_gradients
 from gems_ray.algorithms.transitions import TransitionAlgorithm
-from gems_ray.config import HiddenSizes
+from gems_ray.config import HiddenSizes, blame
 from gems_ray.data.experience import Batch
+from gems_ray.errors import Mistake
 from gems_ray.networks import LOG_STD_RANGE, mlp, squash
 
 LARGEST_ALPHA_PRIME = 1e6
@@ -43,7 +44,8 @@ class CQLConfig(AlgorithmConfig):
     def _bounds_are_in_order(self) -> "CQLConfig":
         low, high = self.clip_diff_min, self.clip_diff_max
         if low is not None and high is not None and low > high:
-            raise ValueError(f"clip_diff_min: expected at most clip_diff_max, {high:g}, found {low:g}")
+            expected = f"expected at most clip_diff_max, {high:g}"
+            raise blame(Mistake(("clip_diff_min",), expected=expected, found=f"{low:g}"))
         return self
 
 

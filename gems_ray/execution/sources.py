@@ -54,8 +54,10 @@ def open_source(
     if not path.exists():
         if spec.file is not None:
             raise DatasetError(
-                f"{path}: no such dataset. Check dataset.file, or collect it: python run_tune.py collect "
-                f"--environment {environment} --quality {spec.quality} --output {path}"
+                f"{path}: no such dataset. Check ",
+                ("dataset", "file"),
+                f", or collect it: python run_tune.py collect --environment {environment} --quality {spec.quality} "
+                f"--output {path}",
             )
         world = open_world(experiment, environment)
         check_target(path, "dataset.folder")
@@ -64,9 +66,13 @@ def open_source(
     dataset = load_dataset(path)
     if dataset.metadata is None:
         if environment in experiment.worlds:
+            key = ("worlds", environment)
             raise DatasetError(
-                f"{path}: no metadata, so nothing says that it was collected in the world of worlds.{environment}. "
-                f"Leave out worlds.{environment}, or name a dataset that was collected in it."
+                f"{path}: no metadata, so nothing says that it was collected in the world of ",
+                key,
+                ". Leave out ",
+                key,
+                ", or name a dataset that was collected in it.",
             )
         say(
             f"{path}: only the five arrays, no metadata. Training goes on with offline metrics; an evaluation in the "
@@ -89,8 +95,9 @@ def open_world(experiment: Experiment, environment: str) -> World:
     try:
         return find_world(experiment.world(environment), environment)
     except WorldError as error:
-        where = f"worlds.{environment}: " if environment in experiment.worlds else ""
-        raise WorldError(f"{where}{error}") from None
+        if environment not in experiment.worlds:
+            raise
+        raise WorldError(("worlds", environment), f": {error}") from None
 
 
 def check_target(path: Path, where: str) -> None:
@@ -161,7 +168,10 @@ def _check_as_asked(dataset: Dataset, spec: DatasetSpec, path: Path) -> None:
         found = getattr(metadata, name)
         if found != expected:
             raise DatasetError(
-                f"{path}: collected with {name} {found}, the experiment asks for {expected}. "
-                f"Remove the file to collect it anew, set dataset.{name} to {found}, or name the file itself "
-                "in dataset.file."
+                f"{path}: collected with {name} {found}, the experiment asks for {expected}. Remove the file to "
+                "collect it anew, set ",
+                ("dataset", name),
+                f" to {found}, or name the file itself in ",
+                ("dataset", "file"),
+                ".",
             )

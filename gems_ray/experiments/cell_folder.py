@@ -17,7 +17,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from gems_ray.config import plain, read_yaml, validate
+from gems_ray.config import below, plain, read_yaml, validate
 from gems_ray.errors import ConfigError, RunFolderError
 from gems_ray.experiments.spec import DatasetSpec, EvaluationSpec, TrainingSpec
 from gems_ray.files import log_handler, write_text_atomically
@@ -75,7 +75,8 @@ class CellFolder:
                     if not isinstance(found[key], kind):
                         raise ConfigError(f"{path}: `{key}` is no {kind.__name__}.")
                 else:
-                    validate(found[key], kind, document, prefix=(key,))
+                    with document.located(), below(key):
+                        validate(found[key], kind)
         except ConfigError as error:
             raise RunFolderError(f"{error} `run_tune.py resume` writes it anew.") from None
         return found
