@@ -6,7 +6,6 @@ import math
 import os
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from gems_ray.errors import DatasetError, GemsRayError, WorldError
 from gems_ray.evaluation.offline import DISCOUNT, OfflineEvaluator, hold_out
 from gems_ray.evaluation.returns import Evaluator
 from gems_ray.experiments.cell_folder import DIVERGED, ENDED, FAILED, FINISHED, CellFolder, set_aside
-from gems_ray.experiments.spec import EvaluationSpec, TrainingSpec
+from gems_ray.experiments.records import CellResult, FinalEvaluations, Fingerprints, ValidationReturns
 from gems_ray.files import atomic_path
 from gems_ray.flat_state import FlatState, flatten_modules, load_modules
 from gems_ray.learning.trainer import Report, Trainer, TrainingData
@@ -48,11 +47,11 @@ class CellRun:
     def __init__(self, folder: CellFolder, data: TrainingData, world: World | None, wait_s: float = 0) -> None:
         self.folder = folder
         description = folder.description
-        training, evaluation = TrainingSpec(**description["training"]), EvaluationSpec(**description["evaluation"])
+        training, evaluation = description.training, description.evaluation
         self.max_timesteps = training.max_timesteps
-        self._fingerprints = {"dataset": data.fingerprint, "world": data.world_fingerprint}
+        self._fingerprints = Fingerprints(dataset=data.fingerprint, world=data.world_fingerprint)
         self._lock = folder.lock(wait_s)
-        folder.sweep()
+        folder.remove_partial_files()
         self._log_handler = folder.open_log()
         self.log = logging.getLogger(f"gems_ray.cell.{folder.path.name}")
         self.log.setLevel(logging.INFO)
@@ -70,7 +69,7 @@ class CellRun:
             if evaluation.holdout:
                 rows, held_out = hold_out(data.arrays["terminals"], evaluation.holdout)
             validation = Evaluator(world, "validation", evaluation.validation_users) if world else None
-            name, settings, seed = (description[key] for key in ("algorithm", "settings", "seed"))
+            name, settings, seed = description.algorithm, description.settings, description.seed
             self._make_trainer = partial(
                 Trainer, data, name, settings, seed, training, validation, rows, self.log.warning
             )
@@ -125,7 +124,7 @@ class CellRun:
 
     def fail(self, reason: str) -> None:
         """Ends the cell without a result."""
-        self.folder.write_result({"status": FAILED, "updates": self._updates, "reason": reason})
+        self.folder.write_result(CellResult(status=FAILED, updates=self._updates, reason=reason))
         self.log.error("failed: %s", reason)
 
     def close(self) -> None:
@@ -159,7 +158,7 @@ class CellRun:
                 del self.trainer  # parts of it are the checkpoint's
                 self.trainer = self._make_trainer()
                 self._begin_anew(str(error))
-        self.folder.keep_metrics(metrics.STEP, self.trainer.reported)
+        self.folder.keep_metrics_until(self.trainer.reported)
         rows = self.folder.metrics()
         if self._begun and (not rows or int(rows[-1][metrics.STEP]) < self.trainer.reported):
             self.folder.append_metrics(self.trainer.last_report)  # its line was cut off; the checkpoint has it
@@ -194,25 +193,27 @@ class CellRun:
     def _finish(self, report: Report) -> None:
         trainer = self.trainer
         algorithm, normalizer = trainer.algorithm, trainer.buffer.normalizer
-        result: dict[str, Any] = {
-            "status": DIVERGED if trainer.diverged else FINISHED,
-            "updates": trainer.reported,
-            "seconds": report[metrics.SECONDS],
-            "best_updates": trainer.best_updates,
-            "fingerprints": self._fingerprints,
-            "report": {key: value for key, value in report.items() if math.isfinite(value)},
-        }
+        validation, test = None, None
         if self._validated:
-            result["validation"] = {"last": report[metrics.RETURN_MEAN], "best": trainer.best_return}
-        if self._offline:
-            result["offline"] = asdict(self._offline(algorithm, normalizer))
+            validation = ValidationReturns(last=report[metrics.RETURN_MEAN], best=trainer.best_return)
+        offline = self._offline(algorithm, normalizer) if self._offline else None
         if self._test:
             last = self._test.evaluate(trainer.policy())
             load_modules(algorithm.networks, load_file(self.folder.best_checkpoint, device=str(algorithm.device)))
-            best = self._test.evaluate(trainer.policy())
-            result["test"] = {"last": asdict(last), "best": asdict(best)}
+            test = FinalEvaluations(last=last, best=self._test.evaluate(trainer.policy()))
+        result = CellResult(
+            status=DIVERGED if trainer.diverged else FINISHED,
+            updates=trainer.reported,
+            seconds=report[metrics.SECONDS],
+            best_updates=trainer.best_updates,
+            fingerprints=self._fingerprints,
+            report={key: value for key, value in report.items() if math.isfinite(value)},
+            validation=validation,
+            offline=offline,
+            test=test,
+        )
         self.folder.write_result(result)
-        self.log.info("%s", result["status"])
+        self.log.info("%s", result.status)
 
 
 def describe_report(report: Mapping[str, float], max_timesteps: int) -> str:

@@ -34,7 +34,7 @@ def make_search(search=None, **more):
 
 
 def make_run(tmp_path, experiment):
-    return RunFolder.create(tmp_path / "run", experiment, {})
+    return RunFolder.create(tmp_path / "run", experiment, MACHINE)
 
 
 def result(value, fqe=None, coverage=0.5, test=None, status=FINISHED):
@@ -230,7 +230,7 @@ def test_cells_keep_their_names_through_yaml(confirmed):
 
 def test_a_candidate_without_all_results_is_not_the_best(confirmed):
     run, experiment, trials, tried = confirmed
-    run.cell(tried[2].cells[0].name).write_result({"status": FAILED})
+    run.cell(tried[2].cells[0].name).write_result(CellResult(status=FAILED))
     assert candidate_value(run, tried[2], "return") is None
     write_best(run, experiment, trials, tried)
     assert "(trial 1): return 62.0" in (run.path / "best.yaml").read_text()
@@ -393,7 +393,7 @@ def test_damaged_records_name_the_file(confirmed):
 @pytest.mark.parametrize("objective", ["return", "fqe"])
 def test_a_result_without_the_objective_is_no_value(confirmed, objective):
     run, _, trials, _ = confirmed
-    trials[0].cells[0].write_result({"status": FINISHED, "updates": 1})
+    trials[0].cells[0].write_result(CellResult(status=FINISHED, updates=1))
     assert read_trials(run, (objective,))[0].state == "failed"
 
 

@@ -74,7 +74,7 @@ def test_an_exact_name_comes_before_a_part(run):
 
 
 def test_find_cell_in_a_run_without_cells(tmp_path):
-    run = RunFolder.create(tmp_path / "empty", check_experiment({"environment": "diffuse_mix"}), {})
+    run = RunFolder.create(tmp_path / "empty", check_experiment({"environment": "diffuse_mix"}), MACHINE)
     with pytest.raises(RunFolderError, match="Cells: none"):
         run.find_cell("seed")
 
@@ -108,15 +108,15 @@ def test_a_damaged_result_is_set_aside(run):
     assert cell.result() is None
     assert cell.status == "unfinished"
     assert (cell.path / "result.json.damaged").read_text() == '{"status": "fin'
-    cell.write_result({"status": FINISHED})
+    cell.write_result(CellResult(status=FINISHED))
     cell.mend()
     assert cell.status == FINISHED
 
 
 def test_only_failed_cells_open_again(run):
     first, second, third = run.cells()
-    first.write_result({"status": FAILED})
-    second.write_result({"status": DIVERGED})
+    first.write_result(CellResult(status=FAILED))
+    second.write_result(CellResult(status=DIVERGED))
     for cell in (first, second, third):
         cell.reopen()
     assert [cell.status for cell in run.cells()] == ["pending", DIVERGED, "pending"]
@@ -187,12 +187,12 @@ def test_a_folder_of_something_else_is_refused(run, tmp_path):
     with pytest.raises(
         RunFolderError, match="another experiment: seed, training not as in its experiment.yaml"
     ) as caught:
-        RunFolder.create(run.path, other, {})
+        RunFolder.create(run.path, other, MACHINE)
     assert "remove" not in str(caught.value)
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "a.txt").touch()
     with pytest.raises(RunFolderError, match="holds files that are not a run's"):
-        RunFolder.create(tmp_path / "letters", other, {})
+        RunFolder.create(tmp_path / "letters", other, MACHINE)
 
 
 def contents(folder):
@@ -223,11 +223,11 @@ def test_a_search_keeps_the_objectives_that_it_was_given(tmp_path):
     search = {"space": {"td3_bc": {"alpha": {"uniform": [0, 1]}}}}
     experiment = check_experiment({"environment": "diffuse_mix", "search": search})
     resolved = with_objectives(experiment, has_world=False)
-    RunFolder.create(tmp_path / "run", experiment, {})
-    run = RunFolder.create(tmp_path / "run", resolved, {})
+    RunFolder.create(tmp_path / "run", experiment, MACHINE)
+    run = RunFolder.create(tmp_path / "run", resolved, MACHINE)
     assert run.experiment() == resolved
     with pytest.raises(RunFolderError, match="another experiment: evaluation, search not as in"):
-        RunFolder.create(tmp_path / "run", with_objectives(experiment, has_world=True), {})
+        RunFolder.create(tmp_path / "run", with_objectives(experiment, has_world=True), MACHINE)
 
 
 @pytest.mark.parametrize(
@@ -240,13 +240,13 @@ def test_a_search_keeps_the_objectives_that_it_was_given(tmp_path):
 def test_cells_of_an_experiment_that_was_changed_by_hand(run, change, what):
     """They are not counted beside the new ones, and nothing goes on before that is settled."""
     for cell in run.cells():
-        cell.write_result({"status": FINISHED, "updates": 1000})
+        cell.write_result(CellResult(status=FINISHED, updates=1000))
     path = run.path / "experiment.yaml"
     path.write_text(path.read_text().replace(*change))
     before = contents(run.path)
     changed = load_experiment(path)
     with pytest.raises(RunFolderError, match=what) as caught:
-        RunFolder.create(run.path, changed, {})
+        RunFolder.create(run.path, changed, MACHINE)
     assert "remove" not in str(caught.value).lower()
     assert contents(run.path) == before
     run.add_cells(changed.cells())
@@ -257,7 +257,7 @@ def test_cells_of_an_experiment_that_was_changed_by_hand(run, change, what):
 def test_a_seed_more_is_the_same_experiment(run):
     path = run.path / "experiment.yaml"
     path.write_text(path.read_text().replace("- 2\n", "- 2\n- 3\n"))
-    again = RunFolder.create(run.path, load_experiment(path), {})
+    again = RunFolder.create(run.path, load_experiment(path), MACHINE)
     assert [cell.path.name for cell in again.cells()] == [cell.path.name for cell in run.cells()]
 
 

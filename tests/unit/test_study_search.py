@@ -27,7 +27,7 @@ def searcher_of(run, experiment):
 def run(tmp_path):
     """Four trials that have ended, of which two repeat the others."""
     experiment = make_experiment()
-    run = RunFolder.create(tmp_path / "run", experiment, {})
+    run = RunFolder.create(tmp_path / "run", experiment, MACHINE)
     for number, alpha in enumerate([2.5, 1.0, 2.5, 1.0]):
         settings, cells = trial_cells(experiment, "td3_bc", {"alpha": alpha})
         run.add_cells(cells)

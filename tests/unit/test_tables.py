@@ -25,7 +25,7 @@ def result(last, best):
 @pytest.fixture
 def run(tmp_path):
     experiment = check_experiment({"environment": ["diffuse_topdown", "diffuse_divpen"], "seed": [0, 1, 2]})
-    run = RunFolder.create(tmp_path / "run", experiment, {})
+    run = RunFolder.create(tmp_path / "run", experiment, MACHINE)
     run.add_cells(experiment.cells())
     for environment in experiment.environment:
         run.write_references(environment, {name: {"return_mean": v, "users": 100} for name, v in REFERENCES.items()})
@@ -35,7 +35,7 @@ def run(tmp_path):
         elif cell.seed == 0:
             run.cell(cell.name).write_result(result(60.0, 80.0))
         elif cell.seed == 1:
-            run.cell(cell.name).write_result({"status": FAILED, "updates": 7, "reason": "a loss is not finite"})
+            run.cell(cell.name).write_result(CellResult(status=FAILED, updates=7, reason="a loss is not finite"))
     return run
 
 
@@ -122,7 +122,7 @@ def test_no_score_where_the_behaviour_is_random(run):
 
 def test_without_a_world_there_is_no_score(tmp_path):
     experiment = check_experiment({"environment": ["diffuse_mix"]})
-    run = RunFolder.create(tmp_path / "run", experiment, {})
+    run = RunFolder.create(tmp_path / "run", experiment, MACHINE)
     run.add_cells(experiment.cells())
     (cell,) = run.cells()
     cell.write_result({"status": FINISHED, "updates": 10, "seconds": 1.0, "best_updates": 10, "fingerprints": {}})

@@ -38,7 +38,7 @@ def make(tmp_path, dataset, world_folder, monkeypatch):
                 "evaluation": {"validation_users": 4, "test_users": 5},
             }
         )
-        run = RunFolder.create(tmp_path / "run", experiment, {})
+        run = RunFolder.create(tmp_path / "run", experiment, MACHINE)
         (cell,) = experiment.cells()
         run.open_cells([cell])
         one = CellTrainable.__new__(CellTrainable)

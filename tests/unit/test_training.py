@@ -47,7 +47,7 @@ def run_cell(tmp_path, dataset, world, world_folder):
                 "evaluation": {"validation_users": 4, "test_users": 5, "holdout": holdout},
             }
         )
-        run = RunFolder.create(tmp_path / name, experiment, {})
+        run = RunFolder.create(tmp_path / name, experiment, MACHINE)
         run.add_cells(experiment.cells())
         (cell,) = experiment.cells()
         if name in opened:
