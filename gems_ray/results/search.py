@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 from rich.table import Table
 
-from gems_ray.experiments.candidates import COMPLETE, pareto_front, read_trials, search_of
+from gems_ray.errors import RunFolderError
+from gems_ray.experiments.candidates import COMPLETE, pareto_front, read_trials
 from gems_ray.experiments.cell_folder import WITH_RESULT, CellFolder
 from gems_ray.experiments.objectives import FQE, RETURN, result_value
 from gems_ray.experiments.records import CellResult
@@ -19,7 +20,11 @@ from gems_ray.results.tables import markdown_table
 
 
 def trials_frame(run: RunFolder) -> pd.DataFrame:
-    """One row per trial: state, what was searched, objectives (means over its cells), whether on the Pareto front."""
+    """One row per trial: state, what was searched, objectives (means over its cells), whether on the Pareto front.
+
+    Raises:
+        RunFolderError: the folder holds a grid, or is damaged.
+    """
     objectives = _objectives(run)
     trials = read_trials(run, objectives)
     front = pareto_front(trials)
@@ -40,7 +45,11 @@ def trials_frame(run: RunFolder) -> pd.DataFrame:
 
 
 def candidates_frame(run: RunFolder) -> pd.DataFrame:
-    """One row per candidate: the first objective in the search and on fresh seeds, and the test return."""
+    """One row per candidate: the first objective in the search and on fresh seeds, and the test return.
+
+    Raises:
+        RunFolderError: the folder holds a grid, or is damaged.
+    """
     objective = _objectives(run)[0]
     values: dict[int | None, tuple[float, ...]] = {
         trial.number: trial.values for trial in read_trials(run, _objectives(run))
@@ -147,7 +156,10 @@ def notes(run: RunFolder, trials: pd.DataFrame) -> list[str]:
 
 
 def _objectives(run: RunFolder) -> list[str]:
-    return list(search_of(run.experiment()).objectives) or [RETURN]
+    search = run.experiment().search
+    if search is None:
+        raise RunFolderError(f"{run.path}: holds a grid, which has neither trials nor candidates.")
+    return list(search.objectives) or [RETURN]
 
 
 def _mean(values: list[float]) -> float:

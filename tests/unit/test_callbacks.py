@@ -8,11 +8,13 @@ import pytest
 
 from gems_ray.errors import RunFolderError
 from gems_ray.experiments.cell_folder import FINISHED
+from gems_ray.experiments.records import CellResult
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.experiments.spec import check_experiment
 from gems_ray.tune.interruption import FirstError, stop_signals
 from gems_ray.tune.search import PruningAsha
 from gems_ray.tune.watch import CellWatch
+from tests.unit.conftest import MACHINE
 
 SEARCH = {"space": {"td3_bc": {"alpha": {"uniform": [1, 3]}}}, "asha": {"grace_updates": 50, "reduction_factor": 2}}
 

@@ -12,6 +12,7 @@ from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.experiments.spec import check_experiment
 from gems_ray.tune import trainable
 from gems_ray.tune.trainable import RETRIES, CellTrainable
+from tests.unit.conftest import MACHINE
 
 
 @pytest.fixture
