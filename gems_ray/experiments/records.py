@@ -68,7 +68,7 @@ class CellResult(Record):
     validation: ValidationReturns | None = Field(None, description="Returns with the validation users.")
     offline: OfflineEvaluation | None = Field(None, description="What held-out episodes say of the last checkpoint.")
     test: FinalEvaluations | None = Field(None, description="What the test users made of the policies.")
-    reason: str | None = Field(None, description="Why the cell was pruned or has failed.")
+    reason: str | None = Field(None, description="Why it was pruned, has failed, or ended before its time.")
 
 
 class TrialRecord(Record):
