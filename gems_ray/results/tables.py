@@ -12,12 +12,12 @@ from typing import Any
 import pandas as pd
 from rich.table import Table
 
-from gems_ray.evaluation.record import Evaluation
 from gems_ray.experiments.cell_folder import DIVERGED, WITH_RESULT, CellFolder
 from gems_ray.experiments.records import (
     REFERENCE_POLICIES,
     CellDescription,
     CellResult,
+    FinalEvaluations,
     References,
     Report,
     ValidationReturns,
@@ -35,22 +35,9 @@ class CellRecords:
     status: str
     description: CellDescription
     result: CellResult | None
+    validation: ValidationReturns | None
+    test: FinalEvaluations | None
     report: Report  # the last one
-
-    @property
-    def validation(self) -> ValidationReturns | None:
-        """Returns of the validation users."""
-        return self.result.validation if self.result else None
-
-    @property
-    def last(self) -> Evaluation | None:
-        """What the test users made of the last checkpoint."""
-        return self.result.test.last if self.result and self.result.test else None
-
-    @property
-    def best(self) -> Evaluation | None:
-        """What the test users made of the best checkpoint."""
-        return self.result.test.best if self.result and self.result.test else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,30 +91,30 @@ REPORT_COLUMNS = (
     ),
 )
 TEST_COLUMNS = (
-    Column("distinct_items_per_slate", lambda cell: cell.last and cell.last.distinct_items_per_slate),
+    Column("distinct_items_per_slate", lambda cell: cell.test and cell.test.last.distinct_items_per_slate),
     Column(
         "distinct_slates",
-        lambda cell: cell.last and cell.last.distinct_slates,
+        lambda cell: cell.test and cell.test.last.distinct_slates,
         "slates",
         ".0f",
         "slates: different slates shown to all test users;",
     ),
     Column(
         "repeated_slates",
-        lambda cell: cell.last and cell.last.repeated_slates,
+        lambda cell: cell.test and cell.test.last.repeated_slates,
         "repeated",
         ".0%",
         "repeated: share of slates that a user had seen before;",
     ),
     Column(
         "catalogue_coverage",
-        lambda cell: cell.last and cell.last.catalogue_coverage,
+        lambda cell: cell.test and cell.test.last.catalogue_coverage,
         "items",
         ".0%",
         "items: share of the catalogue that was shown.",
     ),
-    Column("topic_entropy", lambda cell: cell.last and cell.last.topic_entropy),
-    Column("bored_topics", lambda cell: cell.last and cell.last.bored_topics),
+    Column("topic_entropy", lambda cell: cell.test and cell.test.last.topic_entropy),
+    Column("bored_topics", lambda cell: cell.test and cell.test.last.bored_topics),
 )
 COLUMNS = (
     Column("environment", lambda cell: cell.description.environment),
@@ -135,15 +122,15 @@ COLUMNS = (
     Column("seed", lambda cell: cell.description.seed),
     Column("status", lambda cell: cell.status),
     Column("updates", lambda cell: cell.result.updates if cell.result else cell.report.get(STEP, 0)),
-    Column("last_return", lambda cell: cell.last and cell.last.return_mean),
-    Column("last_return_se", lambda cell: cell.last and cell.last.return_se),
-    Column("best_return", lambda cell: cell.best and cell.best.return_mean),
-    Column("best_return_se", lambda cell: cell.best and cell.best.return_se),
+    Column("last_return", lambda cell: cell.test and cell.test.last.return_mean),
+    Column("last_return_se", lambda cell: cell.test and cell.test.last.return_se),
+    Column("best_return", lambda cell: cell.test and cell.test.best.return_mean),
+    Column("best_return_se", lambda cell: cell.test and cell.test.best.return_se),
     Column("best_updates", lambda cell: cell.result and cell.result.best_updates),
     Column("validation_last", lambda cell: cell.validation and cell.validation.last),
     Column("validation_best", lambda cell: cell.validation and cell.validation.best),
     *TEST_COLUMNS,
-    Column("test_users", lambda cell: cell.last and cell.last.users),
+    Column("test_users", lambda cell: cell.test and cell.test.last.users),
     Column("dataset", lambda cell: cell.description.dataset.file or cell.description.dataset.quality),
     Column("dataset_fingerprint", lambda cell: cell.result and cell.result.fingerprints.dataset),
     Column("world_fingerprint", lambda cell: cell.result and cell.result.fingerprints.world),
@@ -181,8 +168,15 @@ def metrics_frame(run: RunFolder) -> pd.DataFrame:
 
 def _read_cell(folder: CellFolder) -> CellRecords:
     description, result = folder.description, folder.result()
-    status = folder.status_by(result)
-    return CellRecords(folder.path.name, status, description, result, folder.last_report(result))
+    return CellRecords(
+        name=folder.path.name,
+        status=folder.status_by(result),
+        description=description,
+        result=result,
+        validation=result.validation if result else None,
+        test=result.test if result else None,
+        report=folder.last_report(result),
+    )
 
 
 def result_frame(run: RunFolder, cells: pd.DataFrame | None = None) -> pd.DataFrame:

@@ -66,7 +66,7 @@ def test_ray_is_imported_under_tune_alone(path):
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "results").rglob("*.py")), ids=lambda path: path.name)
 def test_results_are_read_from_plain_files(path):
-    allowed = {"gems_ray.config", "gems_ray.errors", "gems_ray.evaluation.record", "gems_ray.files", "gems_ray.metrics"}
+    allowed = {"gems_ray.config", "gems_ray.errors", "gems_ray.files", "gems_ray.metrics"}
     for module in imports(path):
         if module.split(".")[0] == "gems_ray":
             assert module in allowed or module.startswith(("gems_ray.experiments", "gems_ray.results")), module
