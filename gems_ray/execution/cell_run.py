@@ -203,10 +203,12 @@ class CellRun:
             validation = ValidationReturns(last=report[metrics.RETURN_MEAN], best=trainer.best_return)
         offline = self._offline(trainer.live_policy) if self._offline else None
         if self._test:
-            last = self._test.evaluate(trainer.live_policy)
-            networks, device = trainer.algorithm.networks, str(trainer.algorithm.device)
-            load_modules(networks, load_file(self.folder.best_checkpoint, device=device))
-            test = FinalEvaluations(last=last, best=self._test.evaluate(trainer.live_policy))
+            last = best = self._test.evaluate(trainer.live_policy)
+            if not trainer.improved:
+                networks, device = trainer.algorithm.networks, str(trainer.algorithm.device)
+                load_modules(networks, load_file(self.folder.best_checkpoint, device=device))
+                best = self._test.evaluate(trainer.live_policy)
+            test = FinalEvaluations(last=last, best=best)
         result = CellResult(
             status=DIVERGED if trainer.diverged else FINISHED,
             updates=trainer.reported,
