@@ -118,5 +118,9 @@ class RunFolderError(GemsRayError):
     """A run folder is missing, damaged or belongs to another experiment."""
 
 
+class RecordVersionError(RunFolderError):
+    """A record of a run folder was written by a later version of the program: it is not damaged."""
+
+
 class StudyError(GemsRayError):
     """The storage of a search's study cannot be opened, or holds another search."""

@@ -5,9 +5,7 @@ import math
 import os
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from functools import partial
-from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -20,7 +18,7 @@ from gems_ray.errors import CheckpointError, GemsRayError, WorldError
 from gems_ray.evaluation.offline import OfflineEvaluator, hold_out
 from gems_ray.evaluation.returns import Evaluator
 from gems_ray.experiments.cell_folder import DIVERGED, ENDED, FAILED, FINISHED, CellFolder, set_aside
-from gems_ray.experiments.spec import EvaluationSpec, TrainingSpec
+from gems_ray.experiments.records import CellResult, FinalEvaluations, Fingerprints, ValidationReturns
 from gems_ray.flat_state import load_modules
 from gems_ray.learning.trainer import Report, Trainer
 from gems_ray.world.bundle import World
@@ -46,11 +44,11 @@ class CellRun:
     def __init__(self, folder: CellFolder, dataset: Dataset, world: World | None, wait_s: float = 0) -> None:
         self.folder = folder
         description = folder.description
-        training, evaluation = TrainingSpec(**description["training"]), EvaluationSpec(**description["evaluation"])
+        training, evaluation = description.training, description.evaluation
         self.max_timesteps = training.max_timesteps
-        self._fingerprints = {"dataset": dataset.fingerprint, "world": dataset.world_fingerprint}
+        self._fingerprints = Fingerprints(dataset=dataset.fingerprint, world=dataset.world_fingerprint)
         self._lock = folder.lock(wait_s)
-        folder.sweep()
+        folder.remove_partial_files()
         self._log_handler = folder.open_log()
         self.log = logging.getLogger(f"gems_ray.cell.{folder.path.name}")
         self.log.setLevel(logging.INFO)
@@ -67,7 +65,7 @@ class CellRun:
             rows, self._offline = None, None
             if evaluation.holdout:
                 rows, held_out = hold_out(last_steps(dataset.arrays), evaluation.holdout)
-            name, settings, seed = (description[key] for key in ("algorithm", "settings", "seed"))
+            name, settings, seed = description.algorithm, description.settings, description.seed
             self._make_trainer = partial(
                 Trainer,
                 dataset,
@@ -132,7 +130,7 @@ class CellRun:
 
     def fail(self, reason: str) -> None:
         """Ends the cell without a result."""
-        self.folder.write_result({"status": FAILED, "updates": self._updates, "reason": reason})
+        self.folder.write_result(CellResult(status=FAILED, updates=self._updates, reason=reason))
         self.log.error("failed: %s", reason)
 
     def close(self) -> None:
@@ -166,7 +164,7 @@ class CellRun:
                 del self.trainer  # parts of it are the checkpoint's
                 self.trainer = self._make_trainer()
                 self._begin_anew(str(error))
-        self.folder.keep_metrics(metrics.STEP, self.trainer.reported)
+        self.folder.keep_metrics_until(self.trainer.reported)
         rows = self.folder.metrics()
         if self._begun and (not rows or int(rows[-1][metrics.STEP]) < self.trainer.reported):
             self.folder.append_metrics(self.trainer.last_report)  # its line was cut off; the checkpoint has it
@@ -203,29 +201,31 @@ class CellRun:
 
     def _finish(self, report: Report) -> None:
         trainer = self.trainer
-        result: dict[str, Any] = {
-            "status": DIVERGED if trainer.diverged else FINISHED,
-            "updates": trainer.reported,
-            "seconds": report[metrics.SECONDS],
-            "best_updates": trainer.best_updates,
-            "fingerprints": self._fingerprints,
-            "report": {key: value for key, value in report.items() if math.isfinite(value)},
-        }
-        if trainer.broken_off:
-            result["reason"] = trainer.broken_off
+        validation, test = None, None
         if self._validated:
-            result["validation"] = {"last": report[metrics.RETURN_MEAN], "best": trainer.best_return}
-        if self._offline:
-            result["offline"] = asdict(self._offline(trainer.live_policy))
+            validation = ValidationReturns(last=report[metrics.RETURN_MEAN], best=trainer.best_return)
+        offline = self._offline(trainer.live_policy) if self._offline else None
         if self._test:
             last = best = self._test.evaluate(trainer.live_policy)
             if not trainer.improved:
                 networks, device = trainer.algorithm.networks, str(trainer.algorithm.device)
                 load_modules(networks, load_file(self.folder.best_checkpoint, device=device))
                 best = self._test.evaluate(trainer.live_policy)
-            result["test"] = {"last": asdict(last), "best": asdict(best)}
+            test = FinalEvaluations(last=last, best=best)
+        result = CellResult(
+            status=DIVERGED if trainer.diverged else FINISHED,
+            updates=trainer.reported,
+            seconds=report[metrics.SECONDS],
+            best_updates=trainer.best_updates,
+            fingerprints=self._fingerprints,
+            report={key: value for key, value in report.items() if math.isfinite(value)},
+            validation=validation,
+            offline=offline,
+            test=test,
+            reason=trainer.broken_off or None,
+        )
         self.folder.write_result(result)
-        self.log.info("%s", result["status"])
+        self.log.info("%s", result.status)
 
 
 def describe_report(report: Mapping[str, float], max_timesteps: int) -> str:

@@ -2,13 +2,14 @@
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from gems_ray.data.npz import find_dataset, load_dataset, save_dataset
 from gems_ray.data.schema import Dataset
 from gems_ray.errors import DatasetError, WorldError
 from gems_ray.evaluation.returns import Evaluator, check_world
+from gems_ray.experiments.records import DatasetFacts, References
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.experiments.spec import DatasetSpec, Experiment
 from gems_ray.world.bundle import World, find_world
@@ -125,12 +126,12 @@ def record_datasets(run: RunFolder, sources: Mapping[str, Source]) -> None:
     """
     run.check_datasets(
         {
-            environment: {
-                "file": str(source.path),
-                "fingerprint": source.dataset.fingerprint,
-                "transitions": len(source.dataset.rewards),
-                "world_fingerprint": source.world.fingerprint if source.world else None,
-            }
+            environment: DatasetFacts(
+                file=str(source.path),
+                fingerprint=source.dataset.fingerprint,
+                transitions=len(source.dataset.rewards),
+                world_fingerprint=source.world.fingerprint if source.world else None,
+            )
             for environment, source in sources.items()
         }
     )
@@ -140,9 +141,9 @@ def write_references(run: RunFolder, experiment: Experiment, environment: str, w
     """Evaluates the reference policies on the test users, once per run, environment and number of users."""
     users = experiment.evaluation.test_users
     known = run.references(environment)
-    if known is None or any(row.get("users") != users for row in known.values()):
-        rows = Evaluator(world, "test", users).references()
-        run.write_references(environment, {name: asdict(row) for name, row in rows.items()})
+    if known is None or any(evaluation.users != users for evaluation in known.by_policy.values()):
+        evaluations = Evaluator(world, "test", users).references()
+        run.write_references(environment, References.model_validate(evaluations))
 
 
 def _collect(world: World, spec: DatasetSpec, progress: Callable[[int], None]) -> Dataset:

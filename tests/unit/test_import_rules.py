@@ -18,6 +18,7 @@ LAYERS = [
         "config",
         "metrics",
         "machine",
+        "record",
         "action_box",
         "networks",
         "flat_state",

@@ -27,6 +27,7 @@ from gems_ray.machine import machine_report
 from gems_ray.simulator.items import topic_norms
 from tests.conftest import make_world
 from tests.policies import Constant
+from tests.unit.conftest import MACHINE
 
 CLOCK = (metrics.SECONDS, metrics.UPDATES_PER_SECOND)
 SETTINGS = {"td3_bc": {"hidden_sizes": [16, 16], "batch_size": 32}}
@@ -48,7 +49,7 @@ def run_cell(tmp_path, dataset, world, world_folder):
                 "evaluation": {"validation_users": 4, "test_users": 5, "holdout": holdout},
             }
         )
-        run = RunFolder.create(tmp_path / name, experiment, {})
+        run = RunFolder.create(tmp_path / name, experiment, MACHINE)
         run.add_cells(experiment.cells())
         (cell,) = experiment.cells()
         if name in opened:
@@ -78,8 +79,8 @@ def rows(folder: CellFolder):
 
 def timeless(result):
     """A result without what the clock had to say."""
-    report = {key: value for key, value in result["report"].items() if key not in CLOCK}
-    return {**result, "seconds": 0, "report": report}
+    report = {key: value for key, value in result.report.items() if key not in CLOCK}
+    return result.model_copy(update={"seconds": 0, "report": report})
 
 
 def test_evaluation_points():
@@ -89,12 +90,12 @@ def test_evaluation_points():
     assert evaluation_points(7, 3) == [0, 3, 6, 7]
 
 
-def test_environment_report_names_versions_commit_and_hardware():
-    report = json.loads(json.dumps(machine_report()))
-    assert report["torch"].startswith("2.")
-    assert report["memory_gb"] > 0.5
+def test_machine_report_names_versions_commit_and_hardware():
+    report = machine_report()
+    assert report.torch.startswith("2.")
+    assert report.memory_gb > 0.5
     if (Path(__file__).parents[2] / ".git").exists():
-        assert re.fullmatch(r"[0-9a-f]{40}\+?", report["commit"])
+        assert re.fullmatch(r"[0-9a-f]{40}\+?", report.commit)
 
 
 def test_value_bound_by_hand():
@@ -230,8 +231,8 @@ class TestContinuation:
         assert {row // 100 for row in chosen} <= set(trained[-3:])
         assert set(held_out.tolist()).isdisjoint(chosen)
         result = finish(cell).folder.result()
-        assert result["offline"]["episodes"] == 6
-        assert np.isfinite(result["offline"]["fqe_value"])
+        assert result.offline.episodes == 6
+        assert np.isfinite(result.offline.fqe_value)
 
     def test_killed_before_the_result(self, run_cell):
         """The last checkpoint is written, the test users are still at it."""
@@ -349,13 +350,12 @@ class TestResult:
         cell = finish(run_cell("whole"))
         result, lines = cell.folder.result(), rows(cell.folder)
         returns = [float(line[metrics.RETURN_MEAN]) for line in lines]
-        assert result["status"] == FINISHED
-        assert result["updates"] == 120
-        assert result["validation"]["best"] == max(returns)
-        assert result["best_updates"] == int(lines[int(np.argmax(returns))][metrics.STEP])
-        assert set(result["test"]) == {"last", "best"}
-        assert result["test"]["last"]["users"] == 5
-        assert result["fingerprints"]["world"] == world.fingerprint
+        assert result.status == FINISHED
+        assert result.updates == 120
+        assert result.validation.best == max(returns)
+        assert result.best_updates == int(lines[int(np.argmax(returns))][metrics.STEP])
+        assert (result.test.last.users, result.test.best.users) == (5, 5)
+        assert result.fingerprints.world == world.fingerprint
 
     def test_reports_hold_losses_and_values(self, run_cell):
         lines = rows(finish(run_cell("whole")).folder)
@@ -379,9 +379,9 @@ class TestResult:
             seen.append(cell.trainer.diverged)
         assert seen == [False, False, True, True, True]
         result = cell.folder.result()
-        assert result["status"] == DIVERGED
-        assert result["updates"] == 120
-        assert result["test"]["last"]["users"] == 5
+        assert result.status == DIVERGED
+        assert result.updates == 120
+        assert result.test.last.users == 5
         assert read_checkpoint(cell.folder.last_checkpoint)[1]["diverged"]
 
     def test_values_that_come_back_have_not_diverged(self):
@@ -421,7 +421,7 @@ class TestResult:
         cell = finish(run_cell("offline", evaluate=False))
         assert metrics.RETURN_MEAN not in rows(cell.folder)[0]
         assert metrics.CLONING_ERROR in rows(cell.folder)[0]
-        assert "test" not in cell.folder.result()
+        assert cell.folder.result().test is None
 
     def test_loss_that_is_not_finite_is_an_error(self, run_cell):
         cell = run_cell("broken")
@@ -461,7 +461,7 @@ class TestRunFolder:
         (tmp_path / "here").rename(tmp_path / "there")
         (cell,) = RunFolder.open(tmp_path / "there").cells()
         assert cell.status == FINISHED
-        assert str(tmp_path) not in json.dumps(cell.result())
+        assert str(tmp_path) not in cell.result().model_dump_json()
 
     def test_no_run_folder(self, tmp_path):
         with pytest.raises(RunFolderError, match="not a run folder"):
