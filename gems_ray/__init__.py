@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from gems_ray.api import run as run
     from gems_ray.data.schema import Dataset as Dataset
     from gems_ray.errors import GemsRayError as GemsRayError
-    from gems_ray.evaluation.returns import Evaluation as Evaluation
+    from gems_ray.evaluation.record import Evaluation as Evaluation
     from gems_ray.execution.interruption import RunInterrupted as RunInterrupted
     from gems_ray.execution.listener import RunListener as RunListener
     from gems_ray.experiments.spec import Experiment as Experiment
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Dataset": "data.schema",
-    "Evaluation": "evaluation.returns",
+    "Evaluation": "evaluation.record",
     "Experiment": "experiments.spec",
     "GemsRayError": "errors",
     "Policy": "policies.base",

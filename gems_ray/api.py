@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from gems_ray.data.schema import Dataset
-    from gems_ray.evaluation.returns import Evaluation
+    from gems_ray.evaluation.record import Evaluation
     from gems_ray.execution.listener import RunListener
     from gems_ray.execution.plan import Plan
     from gems_ray.execution.run import Backend

@@ -41,7 +41,8 @@ def run_and_print(
     cells = run.cells()
     failed = [cell for cell in cells if cell.status == FAILED]
     for cell in failed:
-        print_line(f"failed: {cell.path.name}: {(cell.result() or {}).get('reason')}")
+        result = cell.result()
+        print_line(f"failed: {cell.path.name}: {result.reason if result else ''}")
     print_line(f"Run folder: {folder}")
     unfinished = sum(cell.status not in ENDED for cell in cells)
     if unfinished or interrupted_by:

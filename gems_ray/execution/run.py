@@ -154,16 +154,16 @@ def _train_cells(run: OpenRun, backend: Backend, cells: Sequence[Cell]) -> None:
 
 def _run_search(run: OpenRun, backend: Backend, study_storage: str | None) -> None:
     """The trials, then the best of them and the defaults on fresh seeds."""
-    from gems_ray.experiments.study import explained, open_study
+    from gems_ray.experiments.study import lost_storage_in_one_line, open_study
 
     for cell in run.folder.all_cells():
-        cell.mend()
+        cell.set_damaged_result_aside()
     study = open_study(run.folder, study_storage)
-    with explained(study):
+    with lost_storage_in_one_line(study):
         backend.train_trials(run, study)
     trials = read_trials(run.folder, search_of(run.experiment).objectives)
     chosen = candidates(run.experiment, trials)
-    run.folder.write_candidates([candidate.describe() for candidate in chosen])
+    run.folder.write_candidates([candidate.as_record() for candidate in chosen])
     if chosen:
         run.listener.on_line("Training the best trials and the defaults again, on fresh seeds ...")
         _train_cells(run, backend, [cell for candidate in chosen for cell in candidate.cells])

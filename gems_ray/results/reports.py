@@ -11,7 +11,7 @@ def metrics_frame(run: RunFolder) -> pd.DataFrame:
     """One row per cell and evaluation: the cell, then what metrics.csv holds. Empty where nothing was evaluated."""
     rows = []
     for cell in run.cells():
-        facts = {"cell": cell.path.name, **{name: cell.description[name] for name in OF_CELL}}
+        facts = {"cell": cell.path.name, **{name: getattr(cell.description, name) for name in OF_CELL}}
         rows += [
             {**facts, **{name: float(value) if value else None for name, value in row.items()}}
             for row in cell.metrics()
