@@ -12,8 +12,5 @@ def metrics_frame(run: RunFolder) -> pd.DataFrame:
     rows = []
     for cell in run.cells():
         facts = {"cell": cell.path.name, **{name: getattr(cell.description, name) for name in OF_CELL}}
-        rows += [
-            {**facts, **{name: float(value) if value else None for name, value in row.items()}}
-            for row in cell.metrics()
-        ]
+        rows += [{**facts, **report} for report in cell.metrics()]
     return pd.DataFrame(rows, columns=None if rows else ["cell", *OF_CELL])

@@ -17,6 +17,7 @@ from gems_ray.errors import ConfigError, DatasetError, RunFolderError, WorldErro
 from gems_ray.evaluation.returns import Evaluator
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.experiments.spec import check_experiment
+from gems_ray.machine import machine_report
 from gems_ray.policies.latents import MeanAgent, RandomLatents, SampledAgent
 from gems_ray.policies.slates import SlatePolicy
 from tests.policies import Constant
@@ -84,7 +85,7 @@ class TestImport:
             gems_ray.trainer  # noqa: B018
 
     def test_results_are_read_without_ray_and_torch(self, tmp_path):
-        run = RunFolder.create(tmp_path / "run", check_experiment({"environment": "diffuse_mix"}), {})
+        run = RunFolder.create(tmp_path / "run", check_experiment({"environment": "diffuse_mix"}), machine_report())
         run.add_cells(run.experiment().cells())
         code = (
             "import sys, gems_ray; run = gems_ray.open_run(sys.argv[1]); "
@@ -241,7 +242,7 @@ class TestPlan:
 
 class TestOpenRun:
     def test_a_grid_has_no_trials(self, tmp_path):
-        RunFolder.create(tmp_path / "run", check_experiment({"environment": "diffuse_mix"}), {})
+        RunFolder.create(tmp_path / "run", check_experiment({"environment": "diffuse_mix"}), machine_report())
         run = gems_ray.open_run(str(tmp_path / "run"))
         for read in (run.trials, run.candidates):
             with pytest.raises(RunFolderError, match="which has no trials"):
@@ -252,7 +253,7 @@ class TestOpenRun:
     def test_a_search_has_trials_and_candidates(self, tmp_path):
         search = {"trials": 1, "space": {"td3_bc": {"alpha": {"uniform": [1, 3]}}}}
         experiment = check_experiment({"environment": "diffuse_mix", "search": search})
-        folder = RunFolder.create(tmp_path / "run", experiment, {})
+        folder = RunFolder.create(tmp_path / "run", experiment, machine_report())
         run = gems_ray.open_run(folder.path)
         assert run.trials().empty
         assert run.table().columns.tolist() == run.candidates().columns.tolist()
@@ -261,7 +262,7 @@ class TestOpenRun:
 class TestAnalysis:
     def test_learning_curves_are_means_over_seeds(self, tmp_path):
         experiment = check_experiment({"environment": "diffuse_mix", "seed": [0, 1]})
-        run = RunFolder.create(tmp_path / "mine", experiment, {})
+        run = RunFolder.create(tmp_path / "mine", experiment, machine_report())
         run.add_cells(experiment.cells())
         for cell, value in zip(run.cells(), (10.0, 14.0), strict=True):
             for updates in (0, 50):
