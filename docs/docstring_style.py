@@ -2,11 +2,14 @@
 
 import ast
 import re
+from textwrap import dedent
 from typing import Any
 
 import griffe
 
-SECTION = re.compile(r"(?<=[^\n])\n(?=(?:Args|Returns|Raises|Yields):\n)")
+SECTION = re.compile(r"(?<=[^\n])\n(?=(?:Args|Returns|Raises|Yields|Example):\n)")
+VALUE = re.compile(r"^(Returns|Yields):\n {4}", re.MULTILINE)
+EXAMPLE = re.compile(r"^Example:\n((?: {4}.*\n?)+)", re.MULTILINE)
 
 
 class DocstringStyle(griffe.Extension):
@@ -14,10 +17,17 @@ class DocstringStyle(griffe.Extension):
 
     def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
         """Called for every module, class, function and attribute."""
-        if obj.docstring:  # our sections follow each other without an empty line
-            obj.docstring.value = SECTION.sub("\n\n", obj.docstring.value)
+        if obj.docstring:
+            obj.docstring.value = _with_sections(obj.docstring.value)
         elif isinstance(obj, griffe.Attribute) and (text := _described(obj.value) or _commented(obj)):
             obj.docstring = griffe.Docstring(text, lineno=obj.lineno, parent=obj)
+
+
+def _with_sections(text: str) -> str:
+    """A docstring as the parser wants it: empty lines between the sections, and code in fences."""
+    text = SECTION.sub("\n\n", text)
+    text = VALUE.sub(r"\1:\n    : ", text)  # what is before a colon would be taken for a type
+    return EXAMPLE.sub(lambda found: "```python\n" + dedent(found[1]) + "\n```\n", text)
 
 
 def _described(value: str | griffe.Expr | None) -> str:
