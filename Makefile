@@ -3,7 +3,7 @@ BIN := .venv/bin
 
 .PHONY: demo test test-faults check lint docs benchmark clean
 
-demo: .venv/installed          ## Nine experiments at demo size, from nothing to the result table
+demo: .venv/installed          ## Nine cells at demo size, from nothing to the result table
 	$(BIN)/python run_tune.py grid tune_configs/demo.yaml
 
 test: .venv/installed-test     ## The whole test suite
