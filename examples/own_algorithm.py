@@ -5,7 +5,6 @@ Run it with `python examples/own_algorithm.py --updates 10000`.
 
 import argparse
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -27,7 +26,7 @@ class ClickCloningConfig(AlgorithmConfig):
 
 @gems_ray.algorithms.register
 class ClickCloning(TransitionAlgorithm[ClickCloningConfig]):
-    """Cloning with the weight exp(strength * clicks), in which the mean weight of a batch is one."""
+    """Cloning with weights proportional to exp(strength * clicks)."""
 
     name = "click_cloning"
     Config = ClickCloningConfig
@@ -41,8 +40,9 @@ class ClickCloning(TransitionAlgorithm[ClickCloningConfig]):
 
     def learn(self, batch: Batch, noise: Noise, phase: int) -> dict[str, Tensor]:
         """One update."""
-        weights = torch.softmax(self.config.strength * batch.rewards, dim=0) * len(batch.rewards)  # (B, 1)
-        loss = (weights * (self.actor(batch.states) - batch.actions).square()).mean()
+        weights = (batch.rewards.flatten() * self.config.strength).softmax(dim=0)  # (B,), of sum one
+        errors = (self.actor(batch.states) - batch.actions).square().mean(dim=1)  # (B,)
+        loss = (weights * errors).sum()
         self.optimizers["actor"].minimize(loss)
         return {"actor_loss": loss.detach()}
 
