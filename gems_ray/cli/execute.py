@@ -13,6 +13,7 @@ from gems_ray.cli.export import print_tables, write_tables
 from gems_ray.cli.progress import RunProgress
 from gems_ray.errors import ConfigError
 from gems_ray.execution.sources import Source, open_source, record_datasets, write_references
+from gems_ray.execution.stopping import StopRequest, stop_signals
 from gems_ray.experiments.candidates import candidates, read_trials, search_of, with_objectives, write_best
 from gems_ray.experiments.cell_folder import ENDED, FAILED
 from gems_ray.experiments.objectives import FQE
@@ -33,15 +34,22 @@ class Execution:
         run: its folder.
         sources: datasets by environment.
         address: of a Ray cluster; None for this machine.
+        stop: whether somebody wants the run to stop.
     """
 
     def __init__(
-        self, experiment: Experiment, run: RunFolder, sources: Mapping[str, Source], address: str | None
+        self,
+        experiment: Experiment,
+        run: RunFolder,
+        sources: Mapping[str, Source],
+        address: str | None,
+        stop: StopRequest,
     ) -> None:
         self.experiment = experiment
         self.run = run
         self._sources = sources
         self._address = address
+        self._stop = stop
         self._stack = ExitStack()
         self._runner: CellRunner | None = None
 
@@ -92,7 +100,7 @@ class Execution:
             say(f"Ray dashboard: {dashboard or 'not available'}")
             say(f"Its token is in {token_file() or 'no file (authentication is off, or RAY_AUTH_TOKEN is set)'}")
             watch = self._stack.enter_context(RunProgress(self.run))
-            self._runner = CellRunner(self.run, self._sources, resources, at_once, watch)
+            self._runner = CellRunner(self.run, self._sources, resources, at_once, watch, self._stop)
         return self._runner
 
 
@@ -126,13 +134,13 @@ def execute(experiment: Experiment, folder: Path, address: str | None, study_sto
         for environment, source in sources.items():
             if source.world and experiment.evaluation.test_users:
                 write_references(run, experiment, environment, source.world)
-        with Execution(experiment, run, sources, address) as execution:
+        with stop_signals() as stop, Execution(experiment, run, sources, address, stop) as execution:
             try:
                 if experiment.search:
                     interrupted = execution.search(study_storage)
                 else:
                     interrupted = execution.grid(experiment.cells())
-            except KeyboardInterrupt:
+            except KeyboardInterrupt:  # the second signal
                 interrupted = True
         again = ["python", "run_tune.py", "resume", str(run.path)]
         again += ["--address", address] if address else []

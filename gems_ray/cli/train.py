@@ -1,11 +1,9 @@
 """`run_tune.py train`: one experiment in this process, without Ray."""
 
 import shlex
-import signal
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -171,23 +169,15 @@ def _parse_settings(texts: list[str], flags: "Mapping[str, str]") -> dict[str, A
 def _train_until_signal(cell_run: "CellRun", say: "Callable[[str], None]") -> None:
     """Trains to the end; on Ctrl-C or SIGTERM saves between two updates and exits."""
     from gems_ray.execution.cell_run import describe_report
+    from gems_ray.execution.stopping import stop_signals
 
-    signals: list[int] = []
-
-    def remember(signum: int, frame: FrameType | None) -> None:
-        signals.append(signum)
-
-    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        while not cell_run.finished and not signals:
-            report = cell_run.advance(stop=lambda: bool(signals))
+    with stop_signals() as stop:
+        while not cell_run.finished and not stop():
+            report = cell_run.advance(stop)
             if report is not None:
                 say(describe_report(report, cell_run.max_timesteps))
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if not cell_run.finished:
-        cell_run.save()
-        say(f"Interrupted; saved after {cell_run.trainer.algorithm.updates:,} updates. Continue with:")
-        say("  " + shlex.join(["python", *sys.argv]))
-        raise typer.Exit(128 + signals[0])
+        if stop.signal is not None and not cell_run.finished:
+            cell_run.save()
+            say(f"Interrupted; saved after {cell_run.trainer.algorithm.updates:,} updates. Continue with:")
+            say("  " + shlex.join(["python", *sys.argv]))
+            raise typer.Exit(128 + stop.signal)

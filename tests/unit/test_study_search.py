@@ -8,7 +8,8 @@ from gems_ray.experiments.cell_folder import FINISHED
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.experiments.spec import check_experiment
 from gems_ray.experiments.study import open_study
-from gems_ray.tune.interruption import FirstError
+from gems_ray.tune.cell_queue import CellQueue
+from gems_ray.tune.run_end import RunEnd
 from gems_ray.tune.search import StudySearch
 
 SPACE = {"td3_bc": {"alpha": {"choice": [1.0, 2.5]}}}
@@ -20,7 +21,8 @@ def make_experiment(**more):
 
 
 def searcher_of(run, experiment):
-    return StudySearch(experiment, run, open_study(run, None), lambda cell: {"name": cell.name}, FirstError())
+    queue = CellQueue(run, lambda cell: {"name": cell.name}, lambda progress: None, RunEnd())
+    return StudySearch(experiment, run, open_study(run, None), queue)
 
 
 @pytest.fixture
