@@ -12,8 +12,8 @@ from gems_ray.cli.console import episode_progress, say
 from gems_ray.cli.export import print_tables, write_tables
 from gems_ray.cli.progress import RunProgress
 from gems_ray.errors import ConfigError
+from gems_ray.execution.interruption import first_signal
 from gems_ray.execution.sources import Source, open_source, record_datasets, write_references
-from gems_ray.execution.stopping import StopRequest, stop_signals
 from gems_ray.experiments.candidates import candidates, read_trials, search_of, with_objectives, write_best
 from gems_ray.experiments.cell_folder import ENDED, FAILED
 from gems_ray.experiments.objectives import FQE
@@ -34,22 +34,15 @@ class Execution:
         run: its folder.
         sources: datasets by environment.
         address: of a Ray cluster; None for this machine.
-        stop: whether somebody wants the run to stop.
     """
 
     def __init__(
-        self,
-        experiment: Experiment,
-        run: RunFolder,
-        sources: Mapping[str, Source],
-        address: str | None,
-        stop: StopRequest,
+        self, experiment: Experiment, run: RunFolder, sources: Mapping[str, Source], address: str | None
     ) -> None:
         self.experiment = experiment
         self.run = run
         self._sources = sources
         self._address = address
-        self._stop = stop
         self._stack = ExitStack()
         self._runner: CellRunner | None = None
 
@@ -95,12 +88,15 @@ class Execution:
 
             say("Starting Ray ..." if self._address is None else f"Joining Ray at {self._address} ...")
             dashboard = self._stack.enter_context(connected(self._address, self.run.path / "ray.log"))
+            received = self._stack.enter_context(first_signal())
             resources = self.experiment.resources.usable_on(nodes(), say)
             at_once = sum(resources.cells_on(*node) for node in nodes())
             say(f"Ray dashboard: {dashboard or 'not available'}")
             say(f"Its token is in {token_file() or 'no file (authentication is off, or RAY_AUTH_TOKEN is set)'}")
             watch = self._stack.enter_context(RunProgress(self.run))
-            self._runner = CellRunner(self.run, self._sources, resources, at_once, watch, self._stop)
+            self._runner = CellRunner(
+                self.run, self._sources, resources, at_once, watch, lambda: received() is not None
+            )
         return self._runner
 
 
@@ -134,13 +130,13 @@ def execute(experiment: Experiment, folder: Path, address: str | None, study_sto
         for environment, source in sources.items():
             if source.world and experiment.evaluation.test_users:
                 write_references(run, experiment, environment, source.world)
-        with stop_signals() as stop, Execution(experiment, run, sources, address, stop) as execution:
+        with Execution(experiment, run, sources, address) as execution:
             try:
                 if experiment.search:
                     interrupted = execution.search(study_storage)
                 else:
                     interrupted = execution.grid(experiment.cells())
-            except KeyboardInterrupt:  # the second signal
+            except KeyboardInterrupt:
                 interrupted = True
         again = ["python", "run_tune.py", "resume", str(run.path)]
         again += ["--address", address] if address else []

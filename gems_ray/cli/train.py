@@ -169,15 +169,15 @@ def _parse_settings(texts: list[str], flags: "Mapping[str, str]") -> dict[str, A
 def _train_until_signal(cell_run: "CellRun", say: "Callable[[str], None]") -> None:
     """Trains to the end; on Ctrl-C or SIGTERM saves between two updates and exits."""
     from gems_ray.execution.cell_run import describe_report
-    from gems_ray.execution.stopping import stop_signals
+    from gems_ray.execution.interruption import first_signal
 
-    with stop_signals() as stop:
-        while not cell_run.finished and not stop():
-            report = cell_run.advance(stop)
+    with first_signal() as received:
+        while not cell_run.finished and received() is None:
+            report = cell_run.advance(stop=lambda: received() is not None)
             if report is not None:
                 say(describe_report(report, cell_run.max_timesteps))
-        if stop.signal is not None and not cell_run.finished:
+        if not cell_run.finished:
             cell_run.save()
             say(f"Interrupted; saved after {cell_run.trainer.algorithm.updates:,} updates. Continue with:")
             say("  " + shlex.join(["python", *sys.argv]))
-            raise typer.Exit(128 + stop.signal)
+            raise typer.Exit(128 + (received() or 0))

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +34,8 @@ WORKER_ENVIRONMENT = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}  # a cell witho
 def connected(address: str | None, log: Path) -> Iterator[str]:
     """Starts Ray on this machine, or joins the cluster at `address`; yields the dashboard's URL.
 
+    Ray leaves a handler behind that ends the process at once on SIGTERM: take signals after this.
+
     Args:
         address: of a cluster; None for this machine alone.
         log: file that takes what Ray has to say, its traces included.
@@ -45,7 +46,6 @@ def connected(address: str | None, log: Path) -> Iterator[str]:
         _check_address(address)
     _log_to(log)
     set_environment()
-    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         context = ray.init(
             address=address or "local",
@@ -60,8 +60,6 @@ def connected(address: str | None, log: Path) -> Iterator[str]:
         place = f"--address {address}: cannot join this cluster" if address else "Ray does not start on this machine"
         raise ResourceError(f"{place} ({reason}).") from None
     _log_to(log)  # again: `ray.init` brought its handler back
-    if signal.getsignal(signal.SIGTERM) is not on_sigterm:  # Ray's own handler would end the process at once
-        signal.signal(signal.SIGTERM, on_sigterm)
     try:
         yield f"http://{context.dashboard_url}" if context.dashboard_url else ""
     finally:

@@ -29,7 +29,7 @@ class CellRunner:
         resources: of one cell, known to fit on a node.
         at_once: how many cells the cluster holds.
         watcher: called at every change of a cell.
-        stop: whether somebody wants the run to stop.
+        stop: whether the run is to end early, with its cells saved.
     """
 
     def __init__(

@@ -14,7 +14,7 @@ class RunEnd(tune.Stopper):
     """Asks Tune to save all cells and to end.
 
     Args:
-        stop: whether somebody wants the run to stop.
+        stop: whether the run is to end early, with its cells saved.
     """
 
     def __init__(self, stop: Callable[[], bool] = lambda: False) -> None:

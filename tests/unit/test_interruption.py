@@ -6,20 +6,19 @@ import threading
 
 import pytest
 
-from gems_ray.execution.stopping import stop_signals
+from gems_ray.execution.interruption import RunInterrupted, first_signal
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_second_signal_gets_through(number):
     before = signal.getsignal(number)
-    with stop_signals() as stop:
-        assert not stop()
+    with first_signal() as received:
+        assert received() is None
         os.kill(os.getpid(), number)
-        assert stop()
-        assert stop.signal == number
-        with pytest.raises(KeyboardInterrupt):
+        assert received() == number
+        with pytest.raises(RunInterrupted):
             os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.signal == number
+        assert received() == number
     assert signal.getsignal(number) is before
 
 
@@ -27,10 +26,10 @@ def test_a_thread_takes_no_signals():
     found = []
 
     def work():
-        with stop_signals() as stop:
-            found.append(stop())
+        with first_signal() as received:
+            found.append(received())
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert found == [False]
+    assert found == [None]
