@@ -75,7 +75,7 @@ class CellQueue(tune.Callback):
     @error_ends_run(None)
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A process has taken the cell up."""
-        self._tell(trial, RUNNING)
+        self._report_change(trial, RUNNING)
 
     @error_ends_run(None)
     def on_trial_result(
@@ -86,19 +86,19 @@ class CellQueue(tune.Callback):
         if evaluated > self._evaluated.get(name, 0):
             self._evaluated[name] = evaluated
             self._failures[name] = 0
-        self._tell(trial, RUNNING, result)
+        self._report_change(trial, RUNNING, result)
 
     @error_ends_run(None)
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """The cell has ended, or was set back."""
-        self._settle(trial, str(trial.last_result.get("set_back") or "its result cannot be seen from here"))
+        self._conclude_trial(trial, str(trial.last_result.get("set_back") or "its result cannot be seen from here"))
 
     @error_ends_run(None)
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """The cell's process or node was lost; a node that leaves with notice is no failure to Tune."""
-        self._settle(trial, LOST)
+        self._conclude_trial(trial, LOST)
 
-    def _settle(self, trial: Trial, reason: str) -> None:
+    def _conclude_trial(self, trial: Trial, reason: str) -> None:
         """After a trial: a cell that has not ended waits for the next one, unless it has failed too often."""
         name = cell_name(trial)
         folder = self._run.cell(name)
@@ -117,10 +117,12 @@ class CellQueue(tune.Callback):
             else:
                 state = UNFINISHED
         if state != RETRIED:
-            del self._cells[name]
-        self._tell(trial, state, trial.last_result, reason)
+            self._cells.pop(name, None)
+        self._report_change(trial, state, trial.last_result, reason)
 
-    def _tell(self, trial: Trial, state: str, report: Mapping[str, Any] | None = None, reason: str = "") -> None:
+    def _report_change(
+        self, trial: Trial, state: str, report: Mapping[str, Any] | None = None, reason: str = ""
+    ) -> None:
         self._watcher(CellProgress(cell_name(trial), state, report or {}, reason))
 
 

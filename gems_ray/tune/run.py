@@ -104,12 +104,12 @@ class CellRunner:
             "folder": str(self.run.cell(cell.name).path.absolute()),
             "label": f"{cell.algorithm} {cell.environment} seed {cell.seed}",
             "environment": cell.environment,
-            "world": _anywhere(cell.experiment.world(cell.environment)),
+            "world": _absolute_world(cell.experiment.world(cell.environment)),
             "cpu": self._resources.cpu,
             "gpu": self._resources.gpu,
         }
 
 
-def _anywhere(world: str) -> str:
+def _absolute_world(world: str) -> str:
     """The world's name, or its folder as a path that does not depend on a worker's working directory."""
     return str(Path(world).absolute()) if Path(world).is_dir() else world

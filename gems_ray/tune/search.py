@@ -103,7 +103,7 @@ class StudySearch(OptunaSearch):
             )  # asks the database no more than needed
             if self._all_begun and self._queue.busy:
                 return None
-            self._tell_ended()
+            self._tell_study()
             if self._all_begun:
                 break
         return Searcher.FINISHED
@@ -111,13 +111,13 @@ class StudySearch(OptunaSearch):
     @error_ends_run(None)
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Shows the curve of a trial that is a single cell in the study."""
-        self._report(result)
+        self._report_curve(result)
 
     @error_ends_run(None)
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tells the study of every trial whose cells have ended; a lost cell leaves its trial open."""
-        self._report(result or {})
-        self._tell_ended()
+        self._report_curve(result or {})
+        self._tell_study()
 
     def save(self, checkpoint_path: str) -> None:
         """Leaves an empty file for Tune: the study is the record."""
@@ -160,7 +160,7 @@ class StudySearch(OptunaSearch):
         seed = stream_seed(self._experiment.seed[0], "search", number, *shared)
         self.study.sampler = make_sampler(search_of(self._experiment).sampler, seed % 2**32)
 
-    def _tell_ended(self) -> None:
+    def _tell_study(self) -> None:
         for number, (trial, facts) in list(self._open.items()):
             outcome = read_trial(self._run, number, facts, self._objectives)
             if outcome.state in STATES:
@@ -168,16 +168,16 @@ class StudySearch(OptunaSearch):
                 self.study.tell(trial, values, state=STATES[outcome.state], skip_if_finished=True)
                 del self._open[number]
 
-    def _report(self, result: dict[str, Any]) -> None:
+    def _report_curve(self, result: dict[str, Any]) -> None:
         value = reported_value(result, self._objectives[0])
         if value is None or len(self._objectives) > 1:
             return
         step = int(result["evaluated_updates"])
         for trial, facts in self._open.values():
-            if facts["cells"] == [result["cell"]] and step not in self._reported(trial):
+            if facts["cells"] == [result["cell"]] and step not in self._reported_steps(trial):
                 trial.report(value, step)
 
-    def _reported(self, trial: StudyTrial) -> set[int]:
+    def _reported_steps(self, trial: StudyTrial) -> set[int]:
         frozen: FrozenTrial = self._place.storage.get_trial(trial._trial_id)
         return set(frozen.intermediate_values)
 
