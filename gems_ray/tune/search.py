@@ -298,10 +298,6 @@ class PruningAsha(AsyncHyperBandScheduler):
         """A cell has ended, or was set back."""
         super().on_trial_complete(tune_controller, _by_cell(trial), result)
 
-    def on_trial_remove(self, tune_controller: Any, trial: TuneTrial) -> None:
-        """A cell that had not started is given up."""
-        super().on_trial_remove(tune_controller, _by_cell(trial))
-
 
 def _by_cell(trial: TuneTrial) -> SimpleNamespace:
     """All that ASHA looks at, the trial's identity, which is its cell here."""

@@ -48,10 +48,9 @@ class CellTrainable(tune.Trainable):
 
     def cleanup(self) -> None:
         """Saves an interrupted cell."""
-        cell = getattr(self, "_cell", None)  # missing where the cell could not be opened
-        if cell is not None:
-            if not cell.finished:
-                cell.save()
+        if self._cell is not None:
+            if not self._cell.finished:
+                self._cell.save()
             self._close()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
