@@ -92,6 +92,7 @@ class CellRunner:
                     storage_path=str(self.run.path.absolute()),
                     callbacks=[queue],
                     stop=queue.end,
+                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a cell's own folder has it all
                     verbose=0,
                 ),
             ).fit()
