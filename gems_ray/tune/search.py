@@ -98,13 +98,13 @@ class StudySearch(OptunaSearch):
         while not self.end.stop_all():
             if config := self._queue.take():
                 return config
-            self._all_begun = self._all_begun or not self._begin_trial(
-                trial_id
-            )  # asks the database no more than needed
-            if self._all_begun and self._queue.busy:
+            if not self._all_begun:
+                self._all_begun = not self._begin_trial(trial_id)
+                self._tell_study()
+            elif self._queue.busy:
                 return None
-            self._tell_study()
-            if self._all_begun:
+            else:
+                self._tell_study()  # of cells that the queue gave up
                 break
         return Searcher.FINISHED
 
