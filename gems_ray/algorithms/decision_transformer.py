@@ -216,7 +216,7 @@ class Transformer(nn.Module):
         self.action_head = nn.Sequential(nn.Linear(width, action_dim), nn.Tanh())
         self.apply(_initialise)
         self.register_buffer("reward_factor", torch.ones(()))  # clicks to the units of returns-to-go
-        self.register_buffer("best_return", torch.full((), torch.nan))  # clicks, of the best episodes of the data
+        self.register_buffer("best_return", torch.zeros(()))  # clicks, of the best episodes of the data
 
     def forward(self, batch: WindowBatch, noise: Noise) -> Tensor:
         """The action (B, L, Z) after every state; `noise` is what dropout keeps."""
