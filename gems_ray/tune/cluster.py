@@ -14,8 +14,8 @@ from gems_ray.errors import ResourceError
 from gems_ray.files import log_handler
 
 CONNECT_TIMEOUT_S = 5.0
-# What the user has set stays. Ray and Tune read these when they are used, and all but the first one only then; Tune hands
-# RAY_CHDIR_TO_TRIAL_DIR on to its workers.
+# What the user has set stays. Ray and Tune read these when they are used, the first one also when they are imported.
+# Tune hands RAY_CHDIR_TO_TRIAL_DIR on to its workers.
 ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
