@@ -54,7 +54,7 @@ class FlopCount(TorchDispatchMode):
 
 def make_engines(name: str, dataset: Dataset, device: str, trained: int) -> tuple[Engine, CompiledEngine]:
     """The same algorithm twice, after some updates on the dataset as trials see it."""
-    center, scale = dataset.action_bounds()
+    center, scale = dataset.action_box()
     engines = []
     for kind in (Engine, CompiledEngine):
         buffer = ReplayBuffer(

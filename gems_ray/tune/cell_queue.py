@@ -12,6 +12,7 @@ from ray.tune.search import Searcher
 
 from gems_ray.experiments.cell_folder import ENDED, FAILED, RUNNING, UNFINISHED
 from gems_ray.experiments.progress import CellProgress
+from gems_ray.experiments.records import CellResult
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.experiments.spec import Cell
 from gems_ray.tune.run_end import RunEnd, error_ends_run
@@ -113,7 +114,7 @@ class CellQueue(tune.Callback):
             elif reason == LOST and not folder.is_locked():  # a process that was believed lost may still be at work
                 state = FAILED
                 reason += f", failure {failures} in a row (out of memory? the cell's log tells how far it came)"
-                folder.write_result({"status": FAILED, "updates": self._evaluated.get(name, 0), "reason": reason})
+                folder.write_result(CellResult(status=FAILED, updates=self._evaluated.get(name, 0), reason=reason))
             else:
                 state = UNFINISHED
         if state != RETRIED:

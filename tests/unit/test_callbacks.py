@@ -8,12 +8,14 @@ import pytest
 
 from gems_ray.errors import RunFolderError
 from gems_ray.experiments.cell_folder import FAILED, FINISHED, RUNNING, UNFINISHED
+from gems_ray.experiments.records import CellResult
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.experiments.spec import check_experiment
 from gems_ray.tune import cell_queue
 from gems_ray.tune.cell_queue import RETRIED, RETRIES, CellQueue, CellSearch
 from gems_ray.tune.run_end import RunEnd
 from gems_ray.tune.search import PruningAsha
+from tests.unit.conftest import MACHINE
 
 SEARCH = {"space": {"td3_bc": {"alpha": {"uniform": [1, 3]}}}, "asha": {"grace_updates": 50, "reduction_factor": 2}}
 
@@ -21,7 +23,7 @@ SEARCH = {"space": {"td3_bc": {"alpha": {"uniform": [1, 3]}}}, "asha": {"grace_u
 @pytest.fixture
 def run(tmp_path):
     experiment = check_experiment({"environment": "diffuse_mix", "seed": [0, 1, 2, 3]})
-    run = RunFolder.create(tmp_path / "run", experiment, {})
+    run = RunFolder.create(tmp_path / "run", experiment, MACHINE)
     run.add_cells(experiment.cells())
     return run
 
@@ -73,9 +75,9 @@ def test_a_lost_cell_is_tried_again_and_then_fails(one):
     run_trial(queue, folder, lose, evaluated=50)
     assert not queue.busy
     result = folder.result()
-    assert (result["status"], result["updates"]) == (FAILED, 50)
-    assert result["reason"].startswith(f"its process was lost, failure {RETRIES + 1} in a row")
-    assert (told[-1].state, told[-1].reason) == (FAILED, result["reason"])
+    assert (result.status, result.updates) == (FAILED, 50)
+    assert result.reason.startswith(f"its process was lost, failure {RETRIES + 1} in a row")
+    assert (told[-1].state, told[-1].reason) == (FAILED, result.reason)
 
 
 def test_a_cell_that_was_set_back_stays_unfinished(one):
@@ -119,7 +121,7 @@ def test_a_cell_whose_process_is_at_work_does_not_fail(one):
 
 def test_a_process_that_is_lost_after_the_last_update(one):
     queue, folder, told = one
-    folder.write_result({"status": FINISHED, "updates": 1})
+    folder.write_result(CellResult(status=FINISHED, updates=1))
     run_trial(queue, folder, lose)
     assert (told[-1].state, told[-1].reason) == (FINISHED, "")
     assert not queue.busy
@@ -135,7 +137,7 @@ def test_a_grid_waits_for_the_last_cell(one, monkeypatch):
     assert search.suggest("third") is None, "not yet"
     monkeypatch.setattr(cell_queue.time, "monotonic", lambda: float("inf"))
     assert search.suggest("fourth") == {"cell": {"folder": str(folder.path)}}
-    folder.write_result({"status": FINISHED, "updates": 1})
+    folder.write_result(CellResult(status=FINISHED, updates=1))
     queue.on_trial_complete(0, [], trial_of(folder))
     assert search.suggest("fifth") == CellSearch.FINISHED
 

@@ -8,12 +8,14 @@ from optuna.trial import TrialState
 from gems_ray.errors import StudyError
 from gems_ray.experiments.candidates import trial_cells, with_objectives
 from gems_ray.experiments.cell_folder import FAILED, FINISHED
+from gems_ray.experiments.records import CellResult, TrialRecord
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.experiments.spec import check_experiment
 from gems_ray.experiments.study import open_study
 from gems_ray.tune.cell_queue import CellQueue
 from gems_ray.tune.run_end import RunEnd
 from gems_ray.tune.search import StudySearch
+from tests.unit.conftest import MACHINE
 
 SPACE = {"td3_bc": {"alpha": {"choice": [1.0, 2.5]}}}
 
@@ -35,15 +37,16 @@ def searcher_of(run, experiment):
 def run(tmp_path):
     """Four trials that have ended, of which two repeat the others."""
     experiment = make_experiment()
-    run = RunFolder.create(tmp_path / "run", experiment, {})
+    run = RunFolder.create(tmp_path / "run", experiment, MACHINE)
     for number, alpha in enumerate([2.5, 1.0, 2.5, 1.0]):
         settings, cells = trial_cells(experiment, "td3_bc", {"alpha": alpha})
         run.add_cells(cells)
         names = [cell.name for cell in cells]
         params = {"alpha": alpha}
-        run.write_trial(number, {"algorithm": "td3_bc", "settings": settings, "params": params, "cells": names})
+        run.write_trial(number, TrialRecord(algorithm="td3_bc", settings=settings, params=params, cells=names))
         for name in names:
-            run.cell(name).write_result({"status": FINISHED, "updates": 1, "report": {"eval/return_mean": alpha}})
+            report = {"eval/return_mean": alpha}
+            run.cell(name).write_result(CellResult(status=FINISHED, updates=1, report=report))
     return run
 
 
@@ -59,12 +62,12 @@ def test_a_lost_study_has_every_trial_under_its_number(run):
 def test_a_search_waits_for_the_cells_that_are_in_work(tmp_path):
     """One of them may have to be tried again, and the study is told of the last one however it ends."""
     experiment = make_experiment(search={"space": SPACE, "trials": 1, "sampler": "random"})
-    run = RunFolder.create(tmp_path / "run", experiment, {})
+    run = RunFolder.create(tmp_path / "run", experiment, MACHINE)
     queue = queue_of(run)
     searcher = StudySearch(experiment, run, open_study(run, None), queue)
     name = searcher.suggest("one")["cell"]["name"]
     assert searcher.suggest("two") is None
-    run.cell(name).write_result({"status": FAILED, "updates": 0, "reason": "lost"})
+    run.cell(name).write_result(CellResult(status=FAILED, updates=0, reason="lost"))
     queue.on_trial_error(0, [], SimpleNamespace(config={"cell": {"folder": name}}, last_result={}))
     assert searcher.study.trials[0].state == TrialState.RUNNING
     assert searcher.suggest("three") == StudySearch.FINISHED
