@@ -52,8 +52,7 @@ class CellRunner:
         self._trainable = tune.with_resources(trainable, {"cpu": resources.cpu, "gpu": resources.gpu})
 
     def run_cells(self, cells: Sequence[Cell]) -> bool:
-        """Trains every cell that has not ended; true when interrupted, with all cells saved."""
-        self.run.open_cells(cells)
+        """Trains every cell that has not ended, each in its folder; true when interrupted, with all cells saved."""
         queue = self._queue()
         queue.add(cells)
         # As many may wait for a place as there are cells: a cluster that grows by itself looks at those.
