@@ -54,6 +54,10 @@ class AlgorithmRegistry(Registry[AlgorithmClass]):
             return algorithm.name
         return import_path(algorithm)
 
+    def foreign(self) -> list[AlgorithmClass]:
+        """The algorithms that another process does not find by their names: it has to be given them."""
+        return [algorithm for name, algorithm in self._entries.items() if self.spell(algorithm) != name]
+
     def __getitem__(self, name: str) -> AlgorithmClass:
         if ":" in name:
             return self.register(import_class(name, Algorithm, "algorithm"))

@@ -8,6 +8,7 @@ from typing import Any
 import ray
 from ray import tune
 
+from gems_ray.algorithms import ALGORITHMS
 from gems_ray.execution.sources import Source
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.experiments.spec import Cell, Experiment, Resources
@@ -48,7 +49,7 @@ class CellRunner:
         self._stop = stop
         # One reference per dataset, so that a node fetches only what its trials train on, and that once.
         datasets = {name: ray.put(source.dataset.for_training()) for name, source in sources.items()}
-        trainable = tune.with_parameters(CellTrainable, datasets=datasets)
+        trainable = tune.with_parameters(CellTrainable, datasets=datasets, algorithms=ALGORITHMS.foreign())
         self._trainable = tune.with_resources(trainable, {"cpu": resources.cpu, "gpu": resources.gpu})
 
     def run_cells(self, cells: Sequence[Cell]) -> bool:

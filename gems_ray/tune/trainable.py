@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from ray import tune
 from ray.exceptions import RayError
 
+from gems_ray.algorithms import AlgorithmClass, register
 from gems_ray.data.schema import Dataset
 from gems_ray.errors import GemsRayError
 from gems_ray.execution.cell_run import CellRun
@@ -35,9 +36,22 @@ class CellTrainable(tune.Trainable):
     loss that is not finite) ends the cell as failed: it would happen again.
     """
 
-    def setup(self, config: dict[str, Any], datasets: Mapping[str, "ray.ObjectRef[Dataset]"]) -> None:
-        """Opens the cell."""
+    def setup(
+        self,
+        config: dict[str, Any],
+        datasets: Mapping[str, "ray.ObjectRef[Dataset]"],
+        algorithms: Sequence[AlgorithmClass] = (),
+    ) -> None:
+        """Opens the cell.
+
+        Args:
+            config: of the cell.
+            datasets: by environment.
+            algorithms: from outside the package, that this process does not know yet.
+        """
         logging.captureWarnings(True)
+        for algorithm in algorithms:
+            register(algorithm)
         self._datasets = datasets
         self._open()
 
