@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from gems_ray.algorithms.adam import Adam
 from gems_ray.algorithms.base import Algorithm, AlgorithmConfig, Noise, soft_update
-from gems_ray.algorithms.conservative import conservative_gradients
 from gems_ray.algorithms.networks import mlp
 from gems_ray.config import HiddenSizes
 from gems_ray.data.replay import Batch
@@ -37,6 +36,17 @@ class CQLConfig(AlgorithmConfig):
     actor_learning_rate: float = Field(3e-5, gt=0, description="Adam's step size for actor and entropy temperature.")
     critic_learning_rate: float = Field(3e-4, gt=0, description="Adam's step size for critics and multiplier.")
     target_entropy: float | None = Field(None, description="Entropy that is aimed at; -Z when not set.")
+    automatic_entropy_tuning: bool = Field(
+        True,
+        description="Tune the entropy temperature towards target_entropy; false keeps it at alpha_multiplier "
+        "(CORL: use_automatic_entropy_tuning).",
+    )
+    alpha_multiplier: float = Field(
+        1.0,
+        ge=0,
+        description="What multiplies the entropy temperature, and is the temperature when that is not tuned (CORL: "
+        "alpha_multiplier); the conservative term's weight is alpha.",
+    )
     hidden_sizes: HiddenSizes = Field((256, 256, 256), description="Hidden layers of all networks.")
 
     @model_validator(mode="after")
@@ -102,7 +112,7 @@ class CQL(Algorithm):
         states, actions, rewards, next_states, dones = batch
         mean, log_std = self.actor.gaussian(states)
         chosen, log_pi = squash(mean, log_std, noise["pi_eps"])
-        alpha = self.log_alpha().exp().detach()
+        alpha = config.alpha_multiplier * self.log_alpha().exp().detach()  # log alpha stays 0 when it is not tuned
         alpha_loss = -(self.log_alpha() * (log_pi.detach() + self._target_entropy)).mean()
         actor_loss = (alpha * log_pi - self.q_values(states, chosen)).mean()
         with torch.no_grad():
@@ -111,29 +121,22 @@ class CQL(Algorithm):
             target = rewards.flatten() + config.discount * (1 - dones.flatten()) * next_value
             sampled, log_density = self._sample(mean, log_std, next_mean, next_log_std, noise)
             candidates = torch.cat([sampled, actions[:, None]], dim=1)
-            pairs = torch.cat([states[:, None].expand(-1, candidates.shape[1], -1), candidates], dim=2)
 
-        self.optimizers["alpha"].minimize(alpha_loss)
+        if config.automatic_entropy_tuning:
+            self.optimizers["alpha"].minimize(alpha_loss)
         self.optimizers["actor"].minimize(actor_loss)
         multiplier = self.log_alpha_prime().exp().clamp(0, LARGEST_ALPHA_PRIME)
         alpha_prime = multiplier.detach() if config.lagrange else torch.ones_like(alpha)
         target_gap = config.target_action_gap if config.lagrange else 0.0
         critic_loss, gap = torch.zeros_like(alpha), torch.zeros_like(alpha)
-        for optimizer in (self.optimizers["critic_1"], self.optimizers["critic_2"]):
-            with torch.no_grad():
-                loss, gap_of_critic, *gradients = conservative_gradients(
-                    optimizer.parameters,
-                    pairs,
-                    log_density if config.importance_sampling else None,
-                    target,
-                    alpha_prime * config.alpha,
-                    config.temperature,
-                    config.clip_diff_min,
-                    config.clip_diff_max,
-                    target_gap,
-                )
-            optimizer.step(gradients)
-            critic_loss, gap = critic_loss + loss, gap + gap_of_critic / 2
+        for name, critic in (("critic_1", self.critic_1), ("critic_2", self.critic_2)):
+            values = critic.many(states, candidates)  # (B, 3n + 1), the logged action's last
+            predicted = values[:, -1]
+            scores = values[:, :-1] - log_density if config.importance_sampling else values
+            gap_of_critic = self._gap(scores, predicted)
+            loss = F.mse_loss(predicted, target) + alpha_prime * config.alpha * (gap_of_critic - target_gap)
+            self.optimizers[name].minimize(loss)
+            critic_loss, gap = critic_loss + loss.detach(), gap + gap_of_critic.detach() / 2
         if config.lagrange:
             self.optimizers["alpha_prime"].minimize(-config.alpha * multiplier * (gap - target_gap))
         if phase == config.target_update_period - 1:
@@ -172,6 +175,12 @@ class CQL(Algorithm):
         uniform_log_density = torch.full_like(current_log_pi, self.action_dim * math.log(0.5))
         sampled = torch.cat([noise["rand_actions"], following, current], dim=1)
         return sampled, torch.cat([uniform_log_density, following_log_pi, current_log_pi], dim=1)
+
+    def _gap(self, scores: Tensor, predicted: Tensor) -> Tensor:
+        """By how much the soft maximum of the scores (B, m) lies above the values (B,) of the logged actions; scalar."""
+        low, high = self.config.clip_diff_min, self.config.clip_diff_max
+        gap = self.config.temperature * torch.logsumexp(scores / self.config.temperature, dim=1) - predicted
+        return (gap if low is None and high is None else gap.clamp(low, high)).mean()
 
     def _next_value(self, next_states: Tensor, mean: Tensor, log_std: Tensor, alpha: Tensor, eps: Tensor) -> Tensor:
         """Value (B,) of the next states under the policy."""
