@@ -66,7 +66,7 @@ def make_engines(name: str, dataset: Dataset, device: str, trained: int) -> tupl
             action_center=center,
             action_scale=scale,
         )
-        buffer.load_d4rl_dataset(vars(dataset))
+        buffer.load_d4rl_dataset(dataset.arrays)
         engines.append(kind(make_algorithm(name, STATE_DIM, ACTION_DIM, device=device), buffer))
     single, compiled = engines
     single.run(trained, lambda: False)

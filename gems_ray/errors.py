@@ -23,6 +23,10 @@ class WorldError(GemsRayError):
     """A world bundle is missing, damaged or not the one that a dataset was collected in."""
 
 
+class PolicyError(GemsRayError):
+    """A saved policy is missing, damaged, or not one that this program can read."""
+
+
 class SimulatorError(GemsRayError):
     """The simulator was given slates, clicks or users that it cannot take."""
 
@@ -33,6 +37,12 @@ class DeviceError(GemsRayError):
 
 class ResourceError(GemsRayError):
     """The cluster can never satisfy what the experiment asks for."""
+
+
+class TrainingError(GemsRayError):
+    """The training itself went wrong, for example a loss that is not finite."""
+
+    exit_code = 1
 
 
 class RunFolderError(GemsRayError):

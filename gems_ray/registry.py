@@ -2,7 +2,8 @@
 
 import difflib
 from collections.abc import Iterator, Mapping
-from typing import TypeVar
+from importlib import import_module
+from typing import Any, TypeVar
 
 from gems_ray.errors import UnknownNameError
 
@@ -44,3 +45,34 @@ class Registry(Mapping[str, T]):
 
     def __len__(self) -> int:
         return len(self._entries)
+
+
+def import_path(kind: type) -> str:
+    """How `import_class` finds a class again."""
+    return f"{kind.__module__}:{kind.__qualname__}"
+
+
+def import_class(path: str, base: type, where: str) -> Any:
+    """The class that an import path names.
+
+    Args:
+        path: `package.module:Class`.
+        base: what it must be a subclass of.
+        where: who names it, for the message.
+    Raises:
+        UnknownNameError: it cannot be imported, or it is no such class.
+    """
+    module, _, name = path.partition(":")
+    try:
+        found = import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except Exception as error:  # whatever the code of a foreign module raises
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UnknownNameError(
+            f"{where} `{path}`: cannot be imported ({reason}). Expected `package.module:Class` of a package that "
+            "is installed, or lies in a folder on PYTHONPATH."
+        ) from None
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise UnknownNameError(f"{where} `{path}`: expected a subclass of {base.__name__}, found {found!r}.")
+    return found

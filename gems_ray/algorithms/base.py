@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, overload
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -12,10 +12,14 @@ from torch import Tensor, nn
 
 from gems_ray.algorithms.adam import Adam
 from gems_ray.config import Config
-from gems_ray.data.replay import Batch
+from gems_ray.data.experience import Batch, Experience, Transitions, WindowBatch
+from gems_ray.data.normalizer import Normalizer
 from gems_ray.errors import ConfigError
 from gems_ray.flat_state import FlatState, flatten_modules, load_modules
 from gems_ray.rng import stream_seed
+
+if TYPE_CHECKING:
+    from gems_ray.algorithms.policy import LearnedPolicy
 
 Noise = Mapping[str, Tensor]  # random numbers of one update by name
 
@@ -41,12 +45,15 @@ class AlgorithmConfig(Config):
     )
 
 
-class Algorithm(ABC):
-    """One offline-RL algorithm: networks, optimisers and the update that a batch causes.
+C = TypeVar("C", bound=AlgorithmConfig)
 
-    Subclasses fill `networks` and `optimizers` in `build` and implement `learn` and `policy`. `learn` is plain tensor
-    arithmetic: whatever depends on the number of updates or on random numbers comes in from outside, so that it can be
-    compiled and captured as it stands.
+
+class Algorithm(ABC, Generic[C]):
+    """One offline-RL algorithm: networks, optimisers and the update that a batch of its experience causes.
+
+    Subclasses fill `networks` and `optimizers` in `build` and implement `learn`, `predict` and `policy`. `learn` is
+    plain tensor arithmetic: whatever depends on the number of updates or on random numbers comes in from outside, so
+    that it can be compiled and captured as it stands.
 
     Args:
         state_dim: H.
@@ -60,13 +67,12 @@ class Algorithm(ABC):
     Config: ClassVar[type[AlgorithmConfig]]
     loss_names: ClassVar[tuple[str, ...]]  # everything that `learn` may return
     diagnostic_names: ClassVar[tuple[str, ...]] = ()  # everything that `diagnose` returns
-    config: AlgorithmConfig
+    experience: Experience = Transitions()  # what it learns from; `build` may set another one
     period: int = 1  # updates after which the computation of `learn` repeats
     pairs_per_transition: int = 1  # pairs of state and action that the critics see for every transition of a batch
 
-    def __init__(
-        self, state_dim: int, action_dim: int, config: AlgorithmConfig, device: str | torch.device, seed: int
-    ) -> None:
+    def __init__(self, state_dim: int, action_dim: int, config: C, device: str | torch.device, seed: int) -> None:
+        self.config = config
         self.state_dim, self.action_dim = state_dim, action_dim
         self.device = torch.device(device)
         self.updates = 0
@@ -76,18 +82,18 @@ class Algorithm(ABC):
         self.generator = torch.Generator(self.device).manual_seed(stream_seed(seed, "noise"))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream_seed(seed, "init"))
-            self.build(config)
+            self.build()
 
     @abstractmethod
-    def build(self, config: AlgorithmConfig) -> None:
+    def build(self) -> None:
         """Creates networks and optimisers; torch's global generator is seeded for it."""
 
     @abstractmethod
-    def learn(self, batch: Batch, noise: Noise, phase: int) -> dict[str, Tensor]:
+    def learn(self, batch: Any, noise: Noise, phase: int) -> dict[str, Tensor]:
         """The arithmetic of one update.
 
         Args:
-            batch: (states, actions, rewards, next_states, dones) in normalised units.
+            batch: of the algorithm's experience, a `Batch` or a `WindowBatch`.
             noise: what `draw_noise` returns.
             phase: number of the update modulo `period`.
         Returns:
@@ -95,15 +101,32 @@ class Algorithm(ABC):
         """
 
     @abstractmethod
-    def policy(self, states: Tensor) -> Tensor:
-        """Deterministic actions (B, Z) in [-1, 1] for normalised states (B, H)."""
+    def predict(self, batch: Any) -> Tensor:
+        """What the policy does at every state of a batch: deterministic actions in [-1, 1], shaped as the batch's."""
 
-    def select_rows(self, rewards: np.ndarray, terminals: np.ndarray) -> np.ndarray | None:
+    @abstractmethod
+    def policy(self, normalizer: Normalizer) -> "LearnedPolicy[Any]":
+        """What has been learned, as a policy that shares the networks.
+
+        Args:
+            normalizer: of the data that it learned from.
+        """
+
+    def prepare(self, rewards: np.ndarray, last: np.ndarray, reward_factor: float) -> None:
+        """Takes what it must know of the dataset before the first update.
+
+        Args:
+            rewards: (N,) float, clicks, of the rows that are trained on.
+            last: (N,) bool, last step of an episode.
+            reward_factor: what the rewards of batches are multiplied by.
+        """
+
+    def select_rows(self, rewards: np.ndarray, last: np.ndarray) -> np.ndarray | None:
         """Rows (n,) int64 of a dataset that are trained on; None for all.
 
         Args:
             rewards: (N,) float.
-            terminals: (N,) bool, last step of an episode.
+            last: (N,) bool, last step of an episode.
         """
         return None
 
@@ -111,18 +134,18 @@ class Algorithm(ABC):
         """Random numbers of one update by name."""
         return {}
 
-    def update(self, batch: Batch, noise: Noise | None = None) -> dict[str, Tensor]:
+    def update(self, batch: Batch | WindowBatch, noise: Noise | None = None) -> dict[str, Tensor]:
         """One gradient step.
 
         Args:
-            batch: (states, actions, rewards, next_states, dones) in normalised units, tensors or arrays of any type.
+            batch: of the algorithm's experience, in normalised units, tensors or arrays of any type.
             noise: random numbers of the update by name, in place of drawn ones.
         Returns:
             losses as scalar tensors on the algorithm's device.
         Raises:
             ConfigError: the algorithm draws no noise of a given name.
         """
-        batch = Batch(*(self._tensor(column) for column in batch))
+        batch = self.experience.batch_type(*batch).to(self.device, self._dtype())
         drawn = self.draw_noise(len(batch.states))
         given = {name: self._tensor(value) for name, value in (noise or {}).items()}
         if unknown := given.keys() - drawn.keys():
@@ -140,19 +163,9 @@ class Algorithm(ABC):
         """What the update's target takes for the value (B,) of the next states; None where there is no critic."""
         return None
 
-    def diagnose(self, batch: Batch) -> dict[str, Tensor]:
+    def diagnose(self, batch: Any) -> dict[str, Tensor]:
         """Further evidence of this algorithm on a batch, by `diagnostic_names`."""
         return {}
-
-    @overload
-    def act(self, observations: Tensor) -> Tensor: ...
-    @overload
-    def act(self, observations: np.ndarray) -> np.ndarray: ...
-    @torch.no_grad()
-    def act(self, observations: Tensor | np.ndarray) -> Tensor | np.ndarray:
-        """Deterministic actions (B, Z) in [-1, 1] for normalised states (B, H); arrays give arrays."""
-        actions = self.policy(self._tensor(observations))
-        return actions if isinstance(observations, Tensor) else actions.cpu().numpy()
 
     def state_dict(self) -> FlatState:
         """Networks, targets, optimisers, random state and step as one flat dictionary of CPU tensors."""
@@ -192,6 +205,9 @@ class Algorithm(ABC):
 
     def _dtype(self) -> torch.dtype:
         return next(iter(next(iter(self.networks.values())).parameters())).dtype
+
+
+AnyAlgorithm = Algorithm[Any]
 
 
 def soft_update(targets: Sequence[Tensor], sources: Sequence[Tensor], tau: float) -> None:

@@ -1,14 +1,17 @@
 """Behaviour cloning: mean squared error between policy and logged actions."""
 
+from typing import TypeVar
+
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from gems_ray.algorithms.adam import Adam
-from gems_ray.algorithms.base import Algorithm, AlgorithmConfig, Noise
+from gems_ray.algorithms.base import AlgorithmConfig, Noise
 from gems_ray.algorithms.networks import DeterministicActor
+from gems_ray.algorithms.transitions import TransitionAlgorithm
 from gems_ray.config import HiddenSizes
-from gems_ray.data.replay import Batch
+from gems_ray.data.experience import Batch
 
 
 class BCConfig(AlgorithmConfig):
@@ -18,21 +21,19 @@ class BCConfig(AlgorithmConfig):
     hidden_sizes: HiddenSizes = Field((256, 256), description="Hidden layers of the actor.")
 
 
-class BC(Algorithm):
-    """Cloning of everything that was logged."""
+C = TypeVar("C", bound=BCConfig)
 
-    name = "bc"
-    Config = BCConfig
+
+class Cloning(TransitionAlgorithm[C]):
+    """An actor that is drawn to the logged actions."""
+
     loss_names = ("actor_loss",)
-    config: BCConfig
 
-    def build(self, config: AlgorithmConfig) -> None:
+    def build(self) -> None:
         """Creates the actor."""
-        assert isinstance(config, BCConfig)
-        self.config = config
-        self.actor = DeterministicActor(self.state_dim, self.action_dim, config.hidden_sizes).to(self.device)
+        self.actor = DeterministicActor(self.state_dim, self.action_dim, self.config.hidden_sizes).to(self.device)
         self.networks = {"actor": self.actor}
-        self.optimizers = {"actor": Adam(self.actor.parameters(), config.learning_rate)}
+        self.optimizers = {"actor": Adam(self.actor.parameters(), self.config.learning_rate)}
 
     def learn(self, batch: Batch, noise: Noise, phase: int) -> dict[str, Tensor]:
         """One update."""
@@ -40,6 +41,13 @@ class BC(Algorithm):
         self.optimizers["actor"].minimize(loss)
         return {"actor_loss": loss.detach()}
 
-    def policy(self, states: Tensor) -> Tensor:
+    def actions(self, states: Tensor) -> Tensor:
         """The actor's actions."""
         return self.actor(states)
+
+
+class BC(Cloning[BCConfig]):
+    """Cloning of everything that was logged."""
+
+    name = "bc"
+    Config = BCConfig

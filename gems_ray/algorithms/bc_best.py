@@ -3,7 +3,7 @@
 import numpy as np
 from pydantic import Field
 
-from gems_ray.algorithms.bc import BC, BCConfig
+from gems_ray.algorithms.bc import BCConfig, Cloning
 from gems_ray.data.trajectories import best_trajectories
 
 
@@ -13,13 +13,12 @@ class BestBCConfig(BCConfig):
     best_fraction: float = Field(0.1, gt=0, le=1, description="Share of the trajectories that is cloned.")
 
 
-class BestBC(BC):
+class BestBC(Cloning[BestBCConfig]):
     """Cloning of the share of trajectories with the highest discounted returns."""
 
     name = "bc_best"
     Config = BestBCConfig
-    config: BestBCConfig
 
-    def select_rows(self, rewards: np.ndarray, terminals: np.ndarray) -> np.ndarray:
+    def select_rows(self, rewards: np.ndarray, last: np.ndarray) -> np.ndarray:
         """Rows of the best trajectories."""
-        return best_trajectories(rewards, terminals, self.config.best_fraction, self.config.discount)
+        return best_trajectories(rewards, last, self.config.best_fraction, self.config.discount)

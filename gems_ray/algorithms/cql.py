@@ -9,10 +9,11 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from gems_ray.algorithms.adam import Adam
-from gems_ray.algorithms.base import Algorithm, AlgorithmConfig, Noise, soft_update
+from gems_ray.algorithms.base import AlgorithmConfig, Noise, soft_update
 from gems_ray.algorithms.networks import mlp
+from gems_ray.algorithms.transitions import TransitionAlgorithm
 from gems_ray.config import HiddenSizes
-from gems_ray.data.replay import Batch
+from gems_ray.data.experience import Batch
 
 LOG_STD_RANGE = (-20.0, 2.0)
 LARGEST_ALPHA_PRIME = 1e6
@@ -57,18 +58,16 @@ class CQLConfig(AlgorithmConfig):
         return self
 
 
-class CQL(Algorithm):
+class CQL(TransitionAlgorithm[CQLConfig]):
     """Kumar et al. (2020), eq. 4 (CQL(H)); every loss is of the parameters from before the update."""
 
     name = "cql"
     Config = CQLConfig
     loss_names = ("critic_loss", "actor_loss", "conservative_gap", "entropy", "alpha_entropy", "alpha_prime")
-    config: CQLConfig
 
-    def build(self, config: AlgorithmConfig) -> None:
+    def build(self) -> None:
         """Creates actor, twin critics with their targets, temperature and multiplier."""
-        assert isinstance(config, CQLConfig)
-        self.config = config
+        config = self.config
         self.period = config.target_update_period
         self.pairs_per_transition = 3 * config.num_actions + 1
         sizes = (self.state_dim, self.action_dim, config.hidden_sizes)
@@ -150,7 +149,7 @@ class CQL(Algorithm):
             "alpha_prime": alpha_prime,
         }
 
-    def policy(self, states: Tensor) -> Tensor:
+    def actions(self, states: Tensor) -> Tensor:
         """The tanh of the mean."""
         return torch.tanh(self.actor.gaussian(states)[0])
 
@@ -160,7 +159,7 @@ class CQL(Algorithm):
 
     def next_values(self, next_states: Tensor) -> Tensor:
         """The smaller target critic at the policy's actions."""
-        actions = self.policy(next_states)
+        actions = self.actions(next_states)
         return torch.minimum(self.critic_1_target(next_states, actions), self.critic_2_target(next_states, actions))
 
     def _sample(

@@ -9,10 +9,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from gems_ray.algorithms.adam import Adam
-from gems_ray.algorithms.base import Algorithm, AlgorithmConfig, Noise, soft_update
+from gems_ray.algorithms.base import AlgorithmConfig, Noise, soft_update
 from gems_ray.algorithms.networks import Critic, DeterministicActor, Value
+from gems_ray.algorithms.transitions import TransitionAlgorithm
 from gems_ray.config import HiddenSizes
-from gems_ray.data.replay import Batch
+from gems_ray.data.experience import Batch
 
 LOG_STD_RANGE = (-20.0, 2.0)
 
@@ -34,19 +35,17 @@ class IQLConfig(AlgorithmConfig):
     hidden_sizes: HiddenSizes = Field((256, 256), description="Hidden layers of all networks.")
 
 
-class IQL(Algorithm):
+class IQL(TransitionAlgorithm[IQLConfig]):
     """Kostrikov et al. (2021), eqs. 5 to 7; values, targets and advantage all from before the update."""
 
     name = "iql"
     Config = IQLConfig
     loss_names = ("value_loss", "critic_loss", "actor_loss")
     diagnostic_names = ("advantage_q90", "advantage_near_zero", "weight_clipped")
-    config: IQLConfig
 
-    def build(self, config: AlgorithmConfig) -> None:
+    def build(self) -> None:
         """Creates actor, twin critics with their target, and value function."""
-        assert isinstance(config, IQLConfig)
-        self.config = config
+        config = self.config
         sizes = (self.state_dim, self.action_dim, config.hidden_sizes)
         self.actor = IQLActor(*sizes, gaussian=not config.deterministic).to(self.device)
         self.critics = TwinCritics(*sizes).to(self.device)
@@ -88,7 +87,7 @@ class IQL(Algorithm):
         losses = {"value_loss": value_loss, "critic_loss": critic_loss, "actor_loss": actor_loss}
         return {name: loss.detach() for name, loss in losses.items()}
 
-    def policy(self, states: Tensor) -> Tensor:
+    def actions(self, states: Tensor) -> Tensor:
         """The mean action."""
         return self.actor(states)
 

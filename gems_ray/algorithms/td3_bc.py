@@ -8,10 +8,11 @@ from pydantic import Field
 from torch import Tensor
 
 from gems_ray.algorithms.adam import Adam
-from gems_ray.algorithms.base import Algorithm, AlgorithmConfig, Noise, soft_update
+from gems_ray.algorithms.base import AlgorithmConfig, Noise, soft_update
 from gems_ray.algorithms.networks import Critic, DeterministicActor
+from gems_ray.algorithms.transitions import TransitionAlgorithm
 from gems_ray.config import HiddenSizes
-from gems_ray.data.replay import Batch
+from gems_ray.data.experience import Batch
 
 
 class TD3BCConfig(AlgorithmConfig):
@@ -30,18 +31,16 @@ class TD3BCConfig(AlgorithmConfig):
     hidden_sizes: HiddenSizes = Field((256, 256), description="Hidden layers of actor and critics.")
 
 
-class TD3BC(Algorithm):
+class TD3BC(TransitionAlgorithm[TD3BCConfig]):
     """The update of Fujimoto & Gu (2021), eqs. 3 to 5; targets move only with the actor."""
 
     name = "td3_bc"
     Config = TD3BCConfig
     loss_names = ("critic_loss", "actor_loss")
-    config: TD3BCConfig
 
-    def build(self, config: AlgorithmConfig) -> None:
+    def build(self) -> None:
         """Creates actor, twin critics and their targets."""
-        assert isinstance(config, TD3BCConfig)
-        self.config = config
+        config = self.config
         self.period = config.policy_freq
         sizes = (self.state_dim, self.action_dim, config.hidden_sizes)
         self.actor = DeterministicActor(*sizes).to(self.device)
@@ -87,7 +86,7 @@ class TD3BC(Algorithm):
             soft_update(self._targets, self._online, config.tau)
         return losses
 
-    def policy(self, states: Tensor) -> Tensor:
+    def actions(self, states: Tensor) -> Tensor:
         """The actor's actions."""
         return self.actor(states)
 

@@ -67,7 +67,7 @@ def train(
     from gems_ray.cli.console import episode_progress, say
     from gems_ray.cli.export import print_tables
     from gems_ray.cli.paths import run_path
-    from gems_ray.execution.cell_run import CellRun, training_data
+    from gems_ray.execution.cell_run import CellRun
     from gems_ray.execution.sources import open_source, record_datasets, write_references
     from gems_ray.experiments.cell_folder import WITH_RESULT
     from gems_ray.experiments.run_folder import RunFolder, check_free
@@ -130,7 +130,7 @@ def train(
         run.open_cells([cell])
         folder = run.cell(cell.name)
         if folder.status not in WITH_RESULT:
-            cell_run = CellRun(folder, training_data(source.dataset), source.world, wait_s=1)
+            cell_run = CellRun(folder, source.dataset, source.world, wait_s=1)
             if cell_run.trainer.algorithm.updates:
                 say(f"Continuing after {cell_run.trainer.algorithm.updates:,} updates.")
             _train_until_signal(cell_run, say)

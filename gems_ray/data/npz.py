@@ -88,6 +88,8 @@ def check_dataset(arrays: Mapping[str, np.ndarray], where: str, present: list[st
         for name, (shape, dtype) in {**REQUIRED, **OPTIONAL}.items()
         if name in arrays
     }
+    if not np.any(checked.get("timeouts")):
+        checked.pop("timeouts", None)  # says nothing, and many files of D4RL's layout have it
     return Dataset(**checked, metadata=_metadata(arrays.get("metadata"), where))
 
 

@@ -1,6 +1,6 @@
 """The dataset format: what every npz must hold, and what ours hold besides."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 
@@ -21,7 +21,11 @@ REQUIRED = {
     "next_observations": ((STATE_DIM,), np.float32),
     "terminals": ((), np.bool_),
 }
-OPTIONAL = {"slates": ((SLATE_SIZE,), np.int16), "clicks": ((SLATE_SIZE,), np.bool_)}
+OPTIONAL = {
+    "timeouts": ((), np.bool_),
+    "slates": ((SLATE_SIZE,), np.int16),
+    "clicks": ((SLATE_SIZE,), np.bool_),
+}
 
 
 class DatasetMetadata(Config):
@@ -50,7 +54,9 @@ class Dataset:
         actions: (N, Z) float32, latent units.
         rewards: (N,) float32, clicks.
         next_observations: (N, H) float32.
-        terminals: (N,) bool, last step of an episode (the time limit, as published).
+        terminals: (N,) bool, last step of an episode, after which nothing is earned (the time limit, as published).
+        timeouts: (N,) bool, last step of an episode that a time limit cut off, as in D4RL: the episode ends there, and
+            values go on; None where the file has no such array.
         slates: (N, K) int16, what was shown; None in foreign files.
         clicks: (N, K) bool; None in foreign files.
         metadata: None in foreign files.
@@ -61,6 +67,7 @@ class Dataset:
     rewards: np.ndarray
     next_observations: np.ndarray
     terminals: np.ndarray
+    timeouts: np.ndarray | None = None
     slates: np.ndarray | None = None
     clicks: np.ndarray | None = None
     metadata: DatasetMetadata | None = None
@@ -69,18 +76,35 @@ class Dataset:
         return len(self.rewards)
 
     @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The arrays that training needs: the five required ones, and `timeouts` where there are any."""
+        found = {name: getattr(self, name) for name in REQUIRED}
+        return found if self.timeouts is None else {**found, "timeouts": self.timeouts}
+
+    @property
+    def world_fingerprint(self) -> str | None:
+        """Of the world that it was collected in; None for foreign files."""
+        return self.metadata.world_fingerprint if self.metadata else None
+
+    @property
     def nbytes(self) -> int:
         """Size of the arrays that training needs."""
-        return sum(int(getattr(self, name).nbytes) for name in REQUIRED)
+        return sum(int(array.nbytes) for array in self.arrays.values())
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the five required arrays, the first 16 hexadecimal digits."""
+        """SHA-256 of the arrays that training needs, the first 16 hexadecimal digits."""
         digest = sha256()
-        for name in REQUIRED:
+        for name, array in self.arrays.items():
             digest.update(name.encode())
-            digest.update(np.ascontiguousarray(getattr(self, name)).data)
+            digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()[:16]
+
+    def for_training(self) -> "Dataset":
+        """The same without slates and clicks, which training does not read."""
+        smaller = replace(self, slates=None, clicks=None)
+        vars(smaller)["fingerprint"] = self.fingerprint  # so that no worker computes it again
+        return smaller
 
     def action_bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Center and scale (Z,) float32 that map the actions into [-1, 1].

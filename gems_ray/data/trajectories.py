@@ -1,5 +1,6 @@
 """Whole trajectories of a dataset: where they lie, what they return."""
 
+from collections.abc import Mapping
 from itertools import accumulate, pairwise
 
 import numpy as np
@@ -7,15 +8,25 @@ import numpy as np
 LONGEST_TRAJECTORY = 1_000  # steps, the limit of CORL's ranking
 
 
-def trajectory_ends(terminals: np.ndarray) -> np.ndarray:
-    """Last rows (E,) int64 of the trajectories; rows after the last terminal are one more, unfinished trajectory.
+def last_steps(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Whether a row is the last step of its episode (N,) bool: a terminal one, or one that a time limit cut off.
 
     Args:
-        terminals: (N,) bool, last step of an episode.
+        arrays: `terminals` (N,) bool, and `timeouts` (N,) bool where the dataset has them, as D4RL's do.
     """
-    ends = np.flatnonzero(terminals)
-    if not len(ends) or ends[-1] != len(terminals) - 1:
-        ends = np.append(ends, len(terminals) - 1)
+    terminals, timeouts = arrays["terminals"], arrays.get("timeouts")
+    return terminals.astype(bool) if timeouts is None else np.logical_or(terminals, timeouts)
+
+
+def trajectory_ends(last: np.ndarray) -> np.ndarray:
+    """Last rows (E,) int64 of the trajectories; rows after the last episode's end are one more, unfinished trajectory.
+
+    Args:
+        last: (N,) bool, last step of an episode.
+    """
+    ends = np.flatnonzero(last)
+    if not len(ends) or ends[-1] != len(last) - 1:
+        ends = np.append(ends, len(last) - 1)
     return ends
 
 
@@ -44,7 +55,7 @@ def returns_to_go(rewards: np.ndarray, ends: np.ndarray, discount: float) -> np.
     return to_go
 
 
-def best_trajectories(rewards: np.ndarray, terminals: np.ndarray, fraction: float, discount: float) -> np.ndarray:
+def best_trajectories(rewards: np.ndarray, last: np.ndarray, fraction: float, discount: float) -> np.ndarray:
     """Rows of the trajectories with the highest discounted returns, best first, each from its start to its end.
 
     As in CORL, a trajectory also ends after 1,000 steps, and rows at the end of the data that finish none are left out,
@@ -52,15 +63,15 @@ def best_trajectories(rewards: np.ndarray, terminals: np.ndarray, fraction: floa
 
     Args:
         rewards: (N,) float.
-        terminals: (N,) bool, last step of an episode.
+        last: (N,) bool, last step of an episode.
         fraction: share of the trajectories that is kept, at least one.
         discount: weight of the next step.
     Returns:
         (n,) int64.
     """
-    starts = np.concatenate([[0], np.flatnonzero(terminals) + 1, [len(terminals)]])
+    starts = np.concatenate([[0], np.flatnonzero(last) + 1, [len(last)]])
     limits = [np.arange(start + LONGEST_TRAJECTORY, end + 1, LONGEST_TRAJECTORY) - 1 for start, end in pairwise(starts)]
-    ends = np.union1d(np.flatnonzero(terminals), np.concatenate(limits)).astype(np.int64)
+    ends = np.union1d(np.flatnonzero(last), np.concatenate(limits)).astype(np.int64)
     if not len(ends):
         return np.arange(len(rewards))
     starts = np.concatenate([[0], ends[:-1] + 1])

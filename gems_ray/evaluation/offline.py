@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gems_ray.algorithms import Algorithm
 from gems_ray.algorithms.adam import Adam
 from gems_ray.algorithms.base import soft_update
 from gems_ray.data.normalizer import Normalizer
-from gems_ray.data.trajectories import returns_to_go, trajectory_ends
+from gems_ray.data.trajectories import last_steps, returns_to_go, trajectory_ends
 from gems_ray.errors import DatasetError
+from gems_ray.policies.base import Policy
 from gems_ray.rng import stream, stream_seed
 
 # Critics agree where there is data and not elsewhere. One of 256 x 256 costs as much and depends on its seed: from one
@@ -46,18 +46,18 @@ class OfflineEvaluation:
     episodes: int
 
 
-def hold_out(terminals: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
+def hold_out(last: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
     """Splits the rows of a dataset by whole episodes, alike for every trial and seed.
 
     Args:
-        terminals: (N,) bool, last step of an episode.
+        last: (N,) bool, last step of an episode.
         share: of the episodes that is held out; at least one, and not all.
     Returns:
         (n,) int64 rows to train on and (N - n,) int64 rows that are held out, both ascending.
     Raises:
         DatasetError: there are fewer than two episodes.
     """
-    ends = trajectory_ends(terminals)
+    ends = trajectory_ends(last)
     if len(ends) < 2:
         raise DatasetError("evaluation.holdout: the dataset has one episode, so none can be held out. Set it to 0.")
     count = min(max(round(share * len(ends)), 1), len(ends) - 1)
@@ -71,10 +71,10 @@ class OfflineEvaluator:
     """Fits the Q-function of a policy to held-out episodes.
 
     Args:
-        arrays: the five required arrays of the dataset format.
+        arrays: the required arrays of the dataset format, and `timeouts` where there are any.
         rows: (n,) int64, rows of whole episodes.
+        normalizer: units of the critics' inputs; the critics are fitted where its tensors lie.
         discount: weight of the next step.
-        device: where the policies live and the critics are fitted.
         seed: of the critics' initial weights and batches.
     """
 
@@ -82,29 +82,26 @@ class OfflineEvaluator:
         self,
         arrays: Mapping[str, np.ndarray],
         rows: np.ndarray,
+        normalizer: Normalizer,
         *,
-        discount: float,
-        device: str | torch.device,
+        discount: float = DISCOUNT,
         seed: int = 0,
     ) -> None:
-        self._arrays, self._rows = arrays, rows
-        self._discount, self._device, self._seed = discount, torch.device(device), seed
+        self._arrays, self._rows, self._normalizer = arrays, rows, normalizer
+        self._discount, self._device, self._seed = discount, normalizer.state_mean.device, seed
         self._terminals = arrays["terminals"][rows].astype(np.float32)
         self._rewards = arrays["rewards"][rows].astype(np.float32)
-        self._ends = trajectory_ends(self._terminals)
+        self._ends = trajectory_ends(last_steps(arrays)[rows])
         lengths = np.diff(self._ends, prepend=-1)
         self._starts = self._ends - lengths + 1
         self._longest = int(lengths.max())
         self._steps = (np.arange(len(rows)) - np.repeat(self._starts, lengths)).astype(np.float32)
 
     @torch.no_grad()
-    def __call__(self, algorithm: Algorithm, normalizer: Normalizer) -> OfflineEvaluation:
-        """Evaluates what an algorithm has learnt; its own state and random numbers stay as they are.
-
-        Args:
-            algorithm: whose policy is evaluated.
-            normalizer: of its training data.
-        """
+    def __call__(self, policy: Policy) -> OfflineEvaluation:
+        """Evaluates a policy that chooses latents; the networks of a learned one stay as they are."""
+        normalizer = self._normalizer
+        chosen, next_chosen = self._replay(policy) if policy.initial_state(1) is not None else self._play(policy)
         # Room for all pairs of state and action that the critics see; blocks fill it, so that no more is copied.
         width = 1 + self._arrays["observations"].shape[1] + self._arrays["actions"].shape[1]
         logged, following = (torch.empty(len(self._rows), width, device=self._device) for _ in range(2))
@@ -112,15 +109,15 @@ class OfflineEvaluator:
         distance = 0.0
         for block in self._blocks():
             time, states = self._time(self._steps[block]), normalizer.states(self._column("observations", block))
-            chosen, actions = algorithm.policy(states), normalizer.actions(self._column("actions", block))
-            distance += float((chosen - actions).square().sum(dtype=torch.float64))
+            actions = normalizer.actions(self._column("actions", block))
+            distance += float((chosen[block] - actions).square().sum(dtype=torch.float64))
             logged[block] = torch.cat([time, states, actions], dim=1)
             low, high = np.searchsorted(self._starts, (block.start, block.stop))
             inside = torch.from_numpy(self._starts[low:high] - block.start).to(self._device)
-            first[low:high] = torch.cat([time, states, chosen], dim=1)[inside]
+            first[low:high] = torch.cat([time, states, chosen[block]], dim=1)[inside]
             states = normalizer.states(self._column("next_observations", block))
             time = self._time(self._steps[block] + 1)
-            following[block] = torch.cat([time, states, algorithm.policy(states)], dim=1)
+            following[block] = torch.cat([time, states, next_chosen[block]], dim=1)
         values = self._fit(logged, following, first)
         of_critics, of_episodes = values.mean(axis=1), values.mean(axis=0)
         returns = returns_to_go(self._rewards, self._ends, self._discount)[self._starts]
@@ -133,6 +130,33 @@ class OfflineEvaluator:
             cloning_error=distance / (len(self._rows) * actions.shape[1]),
             episodes=episodes,
         )
+
+    def _play(self, policy: Policy) -> tuple[Tensor, Tensor]:
+        """What a policy does at every observation and every next observation: two (n, Z) in normalised units."""
+        chosen = []
+        for name in ("observations", "next_observations"):
+            latents = [policy.act(self._column(name, block), None, None)[0] for block in self._blocks()]
+            chosen.append(self._normalizer.actions(torch.cat(latents).to(self._device)))
+        return chosen[0], chosen[1]
+
+    def _replay(self, policy: Policy) -> tuple[Tensor, Tensor]:
+        """The same for a policy with a memory: the episodes are its users, and it remembers what was logged."""
+        shape = (len(self._rows), self._arrays["actions"].shape[1])
+        chosen, following = torch.empty(shape), torch.empty(shape)
+        lengths = self._ends - self._starts + 1
+        state, rewards = policy.initial_state(len(lengths)), None
+        for step in range(self._longest + 1):
+            going_on = step < lengths  # an episode that is over stays at what followed its last step
+            rows = self._rows[np.minimum(self._starts + step, self._ends)]
+            now, after = (self._arrays[name][rows] for name in ("observations", "next_observations"))
+            actions, state = policy.act(np.where(going_on[:, None], now, after), state, rewards)
+            state = policy.replace_actions(state, torch.from_numpy(self._arrays["actions"][rows]))
+            rewards = self._arrays["rewards"][rows].astype(np.float32)
+            chosen[self._starts[going_on] + step] = actions.cpu()[going_on]
+            if step:
+                followed = step <= lengths
+                following[self._starts[followed] + step - 1] = actions.cpu()[followed]
+        return self._normalizer.actions(chosen.to(self._device)), self._normalizer.actions(following.to(self._device))
 
     def _fit(self, logged: Tensor, following: Tensor, first: Tensor) -> np.ndarray:
         """Every critic's value of the first states under the policy.

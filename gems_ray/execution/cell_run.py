@@ -16,15 +16,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
 from gems_ray import metrics
-from gems_ray.data.schema import REQUIRED, Dataset
-from gems_ray.errors import DatasetError, GemsRayError, WorldError
-from gems_ray.evaluation.offline import DISCOUNT, OfflineEvaluator, hold_out
+from gems_ray.data.schema import Dataset
+from gems_ray.data.trajectories import last_steps
+from gems_ray.errors import GemsRayError, WorldError
+from gems_ray.evaluation.offline import OfflineEvaluator, hold_out
 from gems_ray.evaluation.returns import Evaluator
 from gems_ray.experiments.cell_folder import DIVERGED, ENDED, FAILED, FINISHED, CellFolder, set_aside
 from gems_ray.experiments.spec import EvaluationSpec, TrainingSpec
 from gems_ray.files import atomic_path
-from gems_ray.flat_state import FlatState, flatten_modules, load_modules
-from gems_ray.learning.trainer import Report, Trainer, TrainingData
+from gems_ray.flat_state import FlatState, load_modules
+from gems_ray.learning.trainer import Report, Trainer
 from gems_ray.world.bundle import World
 
 # What a torn or foreign checkpoint raises while it is read or loaded; RuntimeError: layers of other sizes.
@@ -38,19 +39,19 @@ class CellRun:
 
     Args:
         folder: of the cell, with cell.yaml in it.
-        data: dataset.
+        dataset: logged transitions.
         world: that the dataset was collected in; None trains without evaluation.
         wait_s: for another process to let go of the cell.
     Raises:
         TimeoutError: it did not.
     """
 
-    def __init__(self, folder: CellFolder, data: TrainingData, world: World | None, wait_s: float = 0) -> None:
+    def __init__(self, folder: CellFolder, dataset: Dataset, world: World | None, wait_s: float = 0) -> None:
         self.folder = folder
         description = folder.description
         training, evaluation = TrainingSpec(**description["training"]), EvaluationSpec(**description["evaluation"])
         self.max_timesteps = training.max_timesteps
-        self._fingerprints = {"dataset": data.fingerprint, "world": data.world_fingerprint}
+        self._fingerprints = {"dataset": dataset.fingerprint, "world": dataset.world_fingerprint}
         self._lock = folder.lock(wait_s)
         folder.sweep()
         self._log_handler = folder.open_log()
@@ -59,25 +60,32 @@ class CellRun:
         self.log.propagate = False
         self.log.addHandler(self._log_handler)
         try:
-            if world and world.fingerprint != data.world_fingerprint:
+            if world and world.fingerprint != dataset.world_fingerprint:
                 raise WorldError(
-                    f"{folder.path}: the dataset was collected in world {data.world_fingerprint}, but the world of "
+                    f"{folder.path}: the dataset was collected in world {dataset.world_fingerprint}, but the world of "
                     f"{world.environment.name} on {platform.node()} is {world.fingerprint}. Put the same world on "
                     "every machine that trains."
                 )
             self._test = Evaluator(world, "test", evaluation.test_users) if world and evaluation.test_users else None
             rows, self._offline = None, None
             if evaluation.holdout:
-                rows, held_out = hold_out(data.arrays["terminals"], evaluation.holdout)
-            validation = Evaluator(world, "validation", evaluation.validation_users) if world else None
+                rows, held_out = hold_out(last_steps(dataset.arrays), evaluation.holdout)
             name, settings, seed = (description[key] for key in ("algorithm", "settings", "seed"))
             self._make_trainer = partial(
-                Trainer, data, name, settings, seed, training, validation, rows, self.log.warning
+                Trainer,
+                dataset,
+                name,
+                settings,
+                seed=seed,
+                world=world,
+                validation_users=evaluation.validation_users,
+                training=training,
+                rows=rows,
+                warn=self.log.warning,
             )
             self.trainer = self._make_trainer()
             if evaluation.holdout:
-                device = self.trainer.algorithm.device
-                self._offline = OfflineEvaluator(data.arrays, held_out, discount=DISCOUNT, device=device)
+                self._offline = OfflineEvaluator(dataset.arrays, held_out, self.trainer.sampler.normalizer)
             self._continue()
         except BaseException as error:
             self.log.error("cannot be opened: %s", error, exc_info=not isinstance(error, GemsRayError | OSError))
@@ -104,14 +112,16 @@ class CellRun:
             self._finish(trainer.last_report)
             return trainer.last_report
         report = trainer.advance(stop)
+        if trainer.broken_off:
+            self.log.warning("%s", trainer.broken_off)
+            self.save()
+            self._finish(trainer.last_report)
+            return trainer.last_report
         if report is None:
             return None
-        improved = trainer.improved(report)
-        if self._validated:
-            report[metrics.BEST_RETURN] = trainer.best_return
         self.folder.append_metrics(report)
         self.save()
-        if improved:  # after the checkpoint, from which it can be written again
+        if trainer.improved:  # after the checkpoint, from which it can be written again
             self._save_policy()
         self.log.info("%s", describe_report(report, self.max_timesteps))
         if trainer.finished:
@@ -136,7 +146,7 @@ class CellRun:
 
     @property
     def _updates(self) -> int:
-        return self.trainer.algorithm.updates
+        return self.trainer.updates
 
     @property
     def _begun(self) -> bool:
@@ -184,16 +194,11 @@ class CellRun:
 
     def _save_policy(self) -> None:
         """Writes the networks and the normaliser: what is needed to act."""
-        algorithm, normalizer = self.trainer.algorithm, self.trainer.buffer.normalizer
-        tensors = {
-            **flatten_modules(algorithm.networks),
-            **{f"normalizer.{name}": value.cpu() for name, value in normalizer._asdict().items()},
-        }
+        tensors = self.trainer.live_policy.tensors()
         _write_tensors(self.folder.best_checkpoint, tensors, {"updates": str(self.trainer.best_updates)})
 
     def _finish(self, report: Report) -> None:
         trainer = self.trainer
-        algorithm, normalizer = trainer.algorithm, trainer.buffer.normalizer
         result: dict[str, Any] = {
             "status": DIVERGED if trainer.diverged else FINISHED,
             "updates": trainer.reported,
@@ -202,14 +207,17 @@ class CellRun:
             "fingerprints": self._fingerprints,
             "report": {key: value for key, value in report.items() if math.isfinite(value)},
         }
+        if trainer.broken_off:
+            result["reason"] = trainer.broken_off
         if self._validated:
             result["validation"] = {"last": report[metrics.RETURN_MEAN], "best": trainer.best_return}
         if self._offline:
-            result["offline"] = asdict(self._offline(algorithm, normalizer))
+            result["offline"] = asdict(self._offline(trainer.live_policy))
         if self._test:
-            last = self._test.evaluate(trainer.policy())
-            load_modules(algorithm.networks, load_file(self.folder.best_checkpoint, device=str(algorithm.device)))
-            best = self._test.evaluate(trainer.policy())
+            last = self._test.evaluate(trainer.live_policy)
+            networks, device = trainer.algorithm.networks, str(trainer.algorithm.device)
+            load_modules(networks, load_file(self.folder.best_checkpoint, device=device))
+            best = self._test.evaluate(trainer.live_policy)
             result["test"] = {"last": asdict(last), "best": asdict(best)}
         self.folder.write_result(result)
         self.log.info("%s", result["status"])
@@ -250,36 +258,3 @@ def read_checkpoint(folder: CellFolder) -> tuple[FlatState, dict[str, Any]]:
     with safe_open(path, framework="pt") as file:
         facts = json.loads(file.metadata()["facts"])
     return load_file(path), facts
-
-
-def training_data(dataset: Dataset) -> TrainingData:
-    """What the training needs of a dataset."""
-    center, scale = dataset.action_bounds()
-    return TrainingData(
-        {name: getattr(dataset, name) for name in REQUIRED},
-        center,
-        scale,
-        dataset.fingerprint,
-        dataset.metadata.world_fingerprint if dataset.metadata else None,
-    )
-
-
-def check_world(dataset: Dataset, world: World, where: str) -> None:
-    """Makes sure that a dataset is evaluated in the world that it was collected in.
-
-    Args:
-        dataset: with metadata.
-        world: in which its policies would be evaluated.
-        where: dataset file, for the message.
-    Raises:
-        WorldError: it was collected in another world.
-        DatasetError: it does not say in which.
-    """
-    if dataset.metadata is None:
-        raise DatasetError(f"{where}: no metadata, so nothing says in which world it was collected.")
-    if dataset.metadata.world_fingerprint != world.fingerprint:
-        raise WorldError(
-            f"{where}: collected in world {dataset.metadata.world_fingerprint} ({dataset.metadata.environment}), but "
-            f"the world of {world.environment.name} is {world.fingerprint}. Collect the dataset anew, or name the "
-            "world that it was collected in."
-        )

@@ -8,8 +8,7 @@ from pathlib import Path
 from gems_ray.data.npz import find_dataset, load_dataset, save_dataset
 from gems_ray.data.schema import Dataset
 from gems_ray.errors import DatasetError, WorldError
-from gems_ray.evaluation.returns import Evaluator
-from gems_ray.execution.cell_run import check_world
+from gems_ray.evaluation.returns import Evaluator, check_world
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.experiments.spec import DatasetSpec, Experiment
 from gems_ray.world.bundle import World, find_world

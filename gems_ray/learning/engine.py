@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gems_ray.algorithms import Algorithm
-from gems_ray.algorithms.base import Noise
-from gems_ray.data.replay import Batch, ReplayBuffer
+from gems_ray.algorithms.base import AnyAlgorithm, Noise
+from gems_ray.data.experience import Batch, WindowBatch
+from gems_ray.data.sampler import Sampler
 from gems_ray.errors import DeviceError
 from gems_ray.flat_state import FlatState
 
@@ -29,7 +29,7 @@ WARM_UP_RUNS = 3  # before a capture, as the CUDA manual asks
 class LossMeans:
     """Means of an algorithm's losses since the last report; they stay on the device until then."""
 
-    def __init__(self, algorithm: Algorithm) -> None:
+    def __init__(self, algorithm: AnyAlgorithm) -> None:
         zero = torch.zeros((), dtype=torch.float64, device=algorithm.device)
         self._sums = {name: zero.clone() for name in algorithm.loss_names}
         self._counts = dict.fromkeys(algorithm.loss_names, 0)
@@ -71,12 +71,12 @@ class Engine:
 
     Args:
         algorithm: what learns.
-        buffer: what it learns from.
+        sampler: what it learns from.
     """
 
-    def __init__(self, algorithm: Algorithm, buffer: ReplayBuffer) -> None:
+    def __init__(self, algorithm: AnyAlgorithm, sampler: Sampler[Any]) -> None:
         self.algorithm = algorithm
-        self.buffer = buffer
+        self.sampler = sampler
         self.losses = LossMeans(algorithm)
         self._batch_size = algorithm.config.batch_size
 
@@ -87,7 +87,7 @@ class Engine:
 
     def update(self) -> None:
         """One update."""
-        losses = self.algorithm.update(self.buffer.sample(self._batch_size))
+        losses = self.algorithm.update(self.sampler.sample(self._batch_size))
         self.losses.add(losses)
         self.losses.count(losses)
 
@@ -101,24 +101,24 @@ class CompiledEngine(Engine):
 
     Args:
         algorithm: what learns.
-        buffer: what it learns from.
+        sampler: what it learns from.
         on_failure: what becomes of an error of the compiler, None to raise it; where it returns, blocks run as they
             stand.
     """
 
     def __init__(
-        self, algorithm: Algorithm, buffer: ReplayBuffer, on_failure: Callable[[Exception], None] | None = None
+        self, algorithm: AnyAlgorithm, sampler: Sampler[Any], on_failure: Callable[[Exception], None] | None = None
     ) -> None:
-        super().__init__(algorithm, buffer)
+        super().__init__(algorithm, sampler)
         self._on_failure = on_failure
         short_updates = BLOCK_UPDATES // (algorithm.period * algorithm.pairs_per_transition)
         self.length = algorithm.period * max(1, short_updates)
         size = self._batch_size
         self._rows = torch.zeros((self.length, size), dtype=torch.int64, device=algorithm.device)
-        self._batches: list[Batch] = []
-        if not buffer.on_device:  # gathered on the host, so outside of what is compiled
-            first = buffer.rows(torch.zeros(size, dtype=torch.int64))
-            self._batches = [Batch(*(column.clone() for column in first)) for _ in range(self.length)]
+        self._batches: list[Batch | WindowBatch] = []
+        if not sampler.on_device:  # gathered on the host, so outside of what is compiled
+            first = sampler.rows(torch.zeros(size, dtype=torch.int64))
+            self._batches = [type(first)(*(column.clone() for column in first)) for _ in range(self.length)]
         state = algorithm.generator.get_state()
         self._noise = [algorithm.draw_noise(size) for _ in range(self.length)]
         algorithm.generator.set_state(state)  # these draws only made the room
@@ -145,9 +145,9 @@ class CompiledEngine(Engine):
     def _fill(self) -> None:
         """Row numbers and noise of the next block, into the tensors that the compiled code reads."""
         for phase, noise in enumerate(self._noise):
-            rows = self.buffer.draw(self._batch_size)
+            rows = self.sampler.draw(self._batch_size)
             if self._batches:
-                for static, column in zip(self._batches[phase], self.buffer.rows(rows), strict=True):
+                for static, column in zip(self._batches[phase], self.sampler.rows(rows), strict=True):
                     static.copy_(column)
             else:
                 self._rows[phase].copy_(rows)
@@ -185,11 +185,11 @@ class CompiledEngine(Engine):
 
         return launch
 
-    def _learn(self, rows: Tensor, batches: list[Batch], noise: list[Noise]) -> list[dict[str, Tensor]]:
+    def _learn(self, rows: Tensor, batches: list[Batch | WindowBatch], noise: list[Noise]) -> list[dict[str, Tensor]]:
         """The arithmetic of a block."""
         return [
             self.algorithm.learn(
-                batches[phase] if batches else self.buffer.rows(rows[phase]),
+                batches[phase] if batches else self.sampler.rows(rows[phase]),
                 noise[phase],
                 phase % self.algorithm.period,
             )
@@ -217,13 +217,17 @@ def _capture(launch: Callable[[], Any]) -> Callable[[], Any]:
 
 
 def make_engine(
-    algorithm: Algorithm, buffer: ReplayBuffer, mode: str, updates: int, warn: Callable[[str], None] = lambda line: None
+    algorithm: AnyAlgorithm,
+    sampler: Sampler[Any],
+    mode: str,
+    updates: int,
+    warn: Callable[[str], None] = lambda line: None,
 ) -> Engine:
     """The engine of a run.
 
     Args:
         algorithm: what learns.
-        buffer: what it learns from.
+        sampler: what it learns from.
         mode: `on`, `off`, or `auto`: on CUDA, and on a CPU for runs of 100,000 updates and more, where a compiler is.
         updates: length of the run.
         warn: told when `auto` goes on without the compiler because it fails.
@@ -240,7 +244,7 @@ def make_engine(
         warn(f"training.compile auto: torch's compiler fails here, so updates run uncompiled ({reason})")
 
     if mode == "off" or (mode == "auto" and algorithm.period > LONGEST_PERIOD):
-        return Engine(algorithm, buffer)
+        return Engine(algorithm, sampler)
     if algorithm.period > LONGEST_PERIOD:
         raise DeviceError(
             f"training.compile on: the computation of {algorithm.name} repeats after {algorithm.period} updates, and "
@@ -251,8 +255,8 @@ def make_engine(
     if mode == "on" and missing:
         raise DeviceError(f"training.compile on: {missing} is not here. Install it, or set training.compile to off.")
     if mode == "on" or (not missing and (cuda or updates >= UPDATES_WORTH_COMPILING)):
-        return CompiledEngine(algorithm, buffer, on_failure)
-    return Engine(algorithm, buffer)
+        return CompiledEngine(algorithm, sampler, on_failure)
+    return Engine(algorithm, sampler)
 
 
 def missing_for_compilation(cuda: bool) -> str | None:

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from gems_ray.algorithms import make_algorithm
-from gems_ray.algorithms.policy import LearnedPolicy
-from gems_ray.data.replay import ReplayBuffer
-from gems_ray.data.schema import ACTION_DIM, STATE_DIM
+from gems_ray.data.sampling import make_sampler
+from gems_ray.data.schema import ACTION_DIM, STATE_DIM, Dataset
 from gems_ray.evaluation.returns import Evaluator
 from gems_ray.experiments.spec import EvaluationSpec, TrainingSpec
 from gems_ray.flat_state import flatten_modules
@@ -43,24 +42,31 @@ def estimate(
         evaluation: numbers of users.
         world: in which policies are evaluated; None without returns.
     """
-    device = resolve_device(training.device)
-    learner = make_algorithm(algorithm, STATE_DIM, ACTION_DIM, dict(settings), device, 0)
+    learner = make_algorithm(algorithm, STATE_DIM, ACTION_DIM, dict(settings), resolve_device(training.device), 0)
     rng = np.random.default_rng(0)
-    buffer = ReplayBuffer(STATE_DIM, ACTION_DIM, PROBE_ROWS, device)
-    buffer.load_d4rl_dataset(
-        {
-            "observations": rng.normal(size=(PROBE_ROWS, STATE_DIM)).astype(np.float32),
-            "actions": rng.uniform(-1, 1, size=(PROBE_ROWS, ACTION_DIM)).astype(np.float32),
-            "rewards": rng.uniform(0, 10, size=PROBE_ROWS).astype(np.float32),
-            "next_observations": rng.normal(size=(PROBE_ROWS, STATE_DIM)).astype(np.float32),
-            "terminals": np.arange(PROBE_ROWS) % 100 == 99,
-        }
+    dataset = Dataset(
+        observations=rng.normal(size=(PROBE_ROWS, STATE_DIM)).astype(np.float32),
+        actions=rng.uniform(-1, 1, size=(PROBE_ROWS, ACTION_DIM)).astype(np.float32),
+        rewards=rng.uniform(0, 10, size=PROBE_ROWS).astype(np.float32),
+        next_observations=rng.normal(size=(PROBE_ROWS, STATE_DIM)).astype(np.float32),
+        terminals=np.arange(PROBE_ROWS) % 100 == 99,
     )
-    batch_size = learner.config.batch_size
-    learner.update(buffer.sample(batch_size))  # the first one sets up more than it computes
+    config = learner.config
+    sampler = make_sampler(
+        learner.experience,
+        dataset,
+        seed=0,
+        device=learner.device,
+        normalize_states=config.normalize_states,
+        reward_scale=config.reward_scale,
+        bootstrap_time_limit=config.bootstrap_time_limit,
+    )
+    learner.prepare(dataset.rewards, dataset.terminals, sampler.reward_factor)
+    batch_size = config.batch_size
+    learner.update(sampler.sample(batch_size))  # the first one sets up more than it computes
     start, count = time.perf_counter(), 0
     while time.perf_counter() - start < MEASURED_SECONDS:
-        losses = learner.update(buffer.sample(batch_size))
+        losses = learner.update(sampler.sample(batch_size))
         float(next(iter(losses.values())))  # waits for a GPU
         count += 1
     speed = count / (time.perf_counter() - start)
@@ -68,7 +74,7 @@ def estimate(
     seconds = START_SECONDS + training.max_timesteps / speed
     if world:
         start = time.perf_counter()
-        Evaluator(world, "validation", evaluation.validation_users).evaluate(LearnedPolicy(learner, buffer.normalizer))
+        Evaluator(world, "validation", evaluation.validation_users).evaluate(learner.policy(sampler.normalizer))
         per_user = (time.perf_counter() - start) / evaluation.validation_users
         evaluations = len(evaluation_points(training.max_timesteps, training.evaluation_interval))
         seconds += per_user * (evaluations * evaluation.validation_users + 2 * evaluation.test_users)

@@ -1,24 +1,29 @@
 """The training loop: updates from one dataset, a report at every evaluation."""
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
 from gems_ray import metrics
-from gems_ray.algorithms import ALGORITHMS, Algorithm, make_algorithm
+from gems_ray.algorithms import ALGORITHMS, make_algorithm
+from gems_ray.algorithms.base import AnyAlgorithm
 from gems_ray.algorithms.policy import LearnedPolicy
-from gems_ray.data.replay import ReplayBuffer
-from gems_ray.errors import DeviceError, GemsRayError
-from gems_ray.evaluation.returns import Evaluator
-from gems_ray.experiments.spec import TrainingSpec
-from gems_ray.flat_state import FlatState
+from gems_ray.config import validate
+from gems_ray.data.sampling import make_sampler
+from gems_ray.data.schema import Dataset
+from gems_ray.data.trajectories import last_steps
+from gems_ray.errors import DeviceError, TrainingError
+from gems_ray.evaluation.returns import Evaluator, check_world
+from gems_ray.experiments.spec import EvaluationSpec, TrainingSpec
+from gems_ray.flat_state import FlatState, flatten_modules, load_modules
 from gems_ray.learning.diagnostics import Diagnostics, DivergenceWatch, value_bound
 from gems_ray.learning.engine import make_engine
 from gems_ray.learning.memory import out_of_memory_message
+from gems_ray.policies.base import Policy
+from gems_ray.world.bundle import World
 
 # Policies on this data change most within the first updates, so these are always looked at.
 EARLY_EVALUATIONS = (0, 50, 100, 250, 500, 1_000)
@@ -26,95 +31,98 @@ EARLY_EVALUATIONS = (0, 50, 100, 250, 500, 1_000)
 Report = dict[str, float]
 
 
-class TrainingError(GemsRayError):
-    """The training itself went wrong, for example a loss that is not finite."""
-
-    exit_code = 1
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingData:
-    """One dataset as the training sees it.
-
-    Args:
-        arrays: the five required arrays of the dataset format.
-        action_center: (Z,) float32, middle of the action box.
-        action_scale: (Z,) float32, half its width.
-        fingerprint: of the dataset.
-        world_fingerprint: of the world that it was collected in; None for foreign files.
-    """
-
-    arrays: Mapping[str, np.ndarray]
-    action_center: np.ndarray
-    action_scale: np.ndarray
-    fingerprint: str
-    world_fingerprint: str | None
-
-
 class Trainer:
     """One algorithm on one dataset, from the first update to the last.
 
+        for report in Trainer(dataset, "iql", {"beta": 3.0}, max_timesteps=10_000, world=world):
+            print(report["updates"], report["eval/return_mean"])
+
     Args:
-        data: dataset.
-        algorithm: name of the algorithm.
-        settings: its settings that differ from the defaults.
-        seed: experiment seed.
-        training: length, evaluations, device and more.
-        evaluator: validation users; None where the dataset has no world.
+        dataset: logged transitions.
+        algorithm: name of the algorithm, or the import path `package.module:Class` of one.
+        settings: of the algorithm that differ from its defaults.
+        seed: experiment seed: initial weights, batches, noise.
+        max_timesteps: gradient updates.
+        world: that the dataset was collected in; None trains without returns in the simulator.
+        evaluation_interval: updates between reports; the first 1,000 updates are reported more often.
+        validation_users: simulated users of every evaluation.
+        device: auto, cpu or cuda.
+        compile: auto, on or off: whether updates are compiled.
+        training: all of this as an experiment file spells it, in place of `max_timesteps`, `evaluation_interval`,
+            `device` and `compile`.
         rows: (n,) int64, ascending, the only transitions that are trained on; None for all.
         warn: told what does not stop the training, yet should be known.
+    Raises:
+        ConfigError: the algorithm or a setting does not exist.
+        WorldError: the dataset was collected in another world.
+        DatasetError: a world is given, and the dataset does not say in which one it was collected.
+        DeviceError: the device is not here.
     """
 
     def __init__(
         self,
-        data: TrainingData,
-        algorithm: str,
-        settings: Mapping[str, Any],
-        seed: int,
-        training: TrainingSpec,
-        evaluator: Evaluator | None,
+        dataset: Dataset,
+        algorithm: str = "td3_bc",
+        settings: Mapping[str, Any] | None = None,
+        *,
+        seed: int = 0,
+        max_timesteps: int = TrainingSpec().max_timesteps,
+        world: World | None = None,
+        evaluation_interval: int = TrainingSpec().evaluation_interval,
+        validation_users: int = EvaluationSpec().validation_users,
+        device: str = "auto",
+        compile: str = "auto",  # noqa: A002 - the name of the field in experiment files
+        training: TrainingSpec | None = None,
         rows: np.ndarray | None = None,
         warn: Callable[[str], None] = lambda line: None,
     ) -> None:
-        device, max_timesteps = resolve_device(training.device), training.max_timesteps
-        state_dim, action_dim = data.arrays["observations"].shape[1], data.arrays["actions"].shape[1]
-        if "max_timesteps" in ALGORITHMS[algorithm].Config.model_fields:  # a schedule over the whole run
-            settings = {"max_timesteps": max_timesteps, **settings}
-        self.algorithm: Algorithm = make_algorithm(algorithm, state_dim, action_dim, settings, device, seed)
+        if training is None:
+            given = {"max_timesteps": max_timesteps, "evaluation_interval": evaluation_interval}
+            training = validate({**given, "device": device, "compile": compile}, TrainingSpec)
+        if world is not None:
+            check_world(dataset, world)
+        self.max_timesteps = training.max_timesteps
+        self.algorithm = _make_algorithm(algorithm, settings or {}, seed, training, dataset)
+        last = last_steps(dataset.arrays)
+        kept = slice(None) if rows is None else rows
+        selected = self.algorithm.select_rows(dataset.rewards[kept], last[kept])
+        if selected is not None:
+            rows = selected if rows is None else rows[selected]
         config = self.algorithm.config
-        rewards, terminals = data.arrays["rewards"], data.arrays["terminals"]
-        self.buffer = ReplayBuffer(
-            state_dim,
-            action_dim,
-            len(rewards),
-            device,
+        self.sampler = make_sampler(
+            self.algorithm.experience,
+            dataset,
+            rows,
             seed=seed,
+            device=self.algorithm.device,
             normalize_states=config.normalize_states,
-            action_center=data.action_center,
-            action_scale=data.action_scale,
             reward_scale=config.reward_scale,
             bootstrap_time_limit=config.bootstrap_time_limit,
         )
-        kept = slice(None) if rows is None else rows
-        selected = self.algorithm.select_rows(rewards[kept], terminals[kept])
-        if selected is not None:
-            rows = selected if rows is None else rows[selected]
-        self.buffer.load_d4rl_dataset(data.arrays, rows)
-        bound = self.buffer.reward_factor * value_bound(
-            rewards, terminals, config.discount, config.bootstrap_time_limit
-        )
-        self._diagnostics = Diagnostics(self.buffer, bound, action_dim)
-        largest = self.buffer.reward_factor * float(np.abs(rewards).max())
+        factor = self.sampler.reward_factor
+        self.algorithm.prepare(dataset.rewards[kept], last[kept], factor)
+        goes_on = config.bootstrap_time_limit or (last & ~dataset.terminals).any()
+        bound = factor * value_bound(dataset.rewards, last, config.discount, bool(goes_on))
+        self._diagnostics = Diagnostics(self.sampler, bound, self.algorithm.action_dim)
+        largest = factor * float(np.abs(dataset.rewards).max())
         self._watch = DivergenceWatch(training.divergence, largest or 1.0)
-        self._engine = make_engine(self.algorithm, self.buffer, training.compile, max_timesteps, warn)
-        self._evaluator = evaluator
-        self._points = evaluation_points(max_timesteps, training.evaluation_interval)
-        self._max_timesteps = max_timesteps
+        self._engine = make_engine(self.algorithm, self.sampler, training.compile, self.max_timesteps, warn)
+        # What has been learned so far; it shares the networks, so training goes on changing it.
+        self.live_policy: LearnedPolicy[Any] = self.algorithm.policy(self.sampler.normalizer)
+        self._evaluator = Evaluator(world, "validation", validation_users) if world else None
+        self._points = evaluation_points(self.max_timesteps, training.evaluation_interval)
         self._seconds = 0.0
+        self._finite: FlatState = {}  # networks of the last finite report, once the values have diverged
         self.reported = -1  # updates at the last report
+        self.broken_off = ""  # why training ended before its time
         self.best_return = -np.inf
         self.best_updates = -1
         self.last_report: Report = {}
+
+    @property
+    def updates(self) -> int:
+        """Gradient updates so far."""
+        return self.algorithm.updates
 
     @property
     def diverged(self) -> bool:
@@ -124,7 +132,19 @@ class Trainer:
     @property
     def finished(self) -> bool:
         """Whether the last report has been made."""
-        return self.reported >= self._max_timesteps
+        return self.reported >= self.max_timesteps or bool(self.broken_off)
+
+    @property
+    def improved(self) -> bool:
+        """Whether the last report is of the best policy so far, by the validation users; without them, always."""
+        return self.best_updates == self.reported
+
+    def __iter__(self) -> Iterator[Report]:
+        """Trains to the end; yields a report at every evaluation."""
+        while not self.finished:
+            report = self.advance()
+            if report is not None:
+                yield report
 
     def advance(self, stop: Callable[[], bool] = lambda: False) -> Report | None:
         """Trains up to the next evaluation.
@@ -132,7 +152,7 @@ class Trainer:
         Args:
             stop: asked before every update; true returns early, between two updates.
         Returns:
-            the report, or None when stopped before the evaluation was due.
+            the report; None when stopped before the evaluation was due, or when diverged values ended the training.
         Raises:
             TrainingError: a loss is not finite, or the GPU's memory is exhausted.
         """
@@ -144,44 +164,38 @@ class Trainer:
         except torch.OutOfMemoryError:
             exhausted = True  # what the failed update held is free once its traceback is gone
         if exhausted:
-            raise TrainingError(out_of_memory_message(self.algorithm, self.buffer))
+            raise TrainingError(out_of_memory_message(self.algorithm, self.sampler))
         self._seconds += time.perf_counter() - start
-        if self.algorithm.updates < point:
+        if self.updates < point:
             return None
         report = self._report()
-        self.reported = point
-        self.last_report = report
+        if report is not None:
+            self.reported = point
+            self.last_report = report
+            self._remember_best(report)
         return report
 
-    def policy(self) -> LearnedPolicy:
-        """What has been learned so far; training that goes on changes it."""
-        return LearnedPolicy(self.algorithm, self.buffer.normalizer)
-
-    def improved(self, report: Report) -> bool:
-        """Whether the report is of a new best policy; remembers it if so."""
-        value = report.get(metrics.RETURN_MEAN)
-        if value is not None and value <= self.best_return:
-            return False
-        if value is not None:
-            self.best_return = value
-        self.best_updates = int(report[metrics.STEP])
-        return True
+    def policy(self) -> Policy:
+        """What has been learned so far, with networks of its own: training that goes on does not change it."""
+        return self.live_policy.copy()
 
     def state_dict(self) -> tuple[FlatState, dict[str, Any]]:
         """Tensors and plain facts that `load_state_dict` needs to continue exactly."""
         tensors = {
             **{f"algorithm.{key}": value for key, value in self.algorithm.state_dict().items()},
-            **{f"buffer.{key}": value for key, value in self.buffer.state_dict().items()},
+            **{f"buffer.{key}": value for key, value in self.sampler.state_dict().items()},
             **{f"losses.{key}": value for key, value in self._engine.losses.state_dict().items()},
+            **{f"finite.{key}": value for key, value in self._finite.items()},
         }
         facts = {
-            "updates": self.algorithm.updates,
+            "updates": self.updates,
             "reported": self.reported,
             "best_return": self.best_return if np.isfinite(self.best_return) else None,
             "best_updates": self.best_updates,
             "seconds": self._seconds,
             "reports_above_bound": self._watch.in_a_row,
             "diverged": self.diverged,
+            "broken_off": self.broken_off,
             # JSON has neither NaN nor infinity; their names are read back by float.
             "last_report": {
                 key: value if np.isfinite(value) else str(value) for key, value in self.last_report.items()
@@ -191,32 +205,44 @@ class Trainer:
 
     def load_state_dict(self, tensors: FlatState, facts: Mapping[str, Any]) -> None:
         """Continues where `state_dict` was taken."""
-        parts: dict[str, FlatState] = {"algorithm": {}, "buffer": {}, "losses": {}}
+        parts: dict[str, FlatState] = {"algorithm": {}, "buffer": {}, "losses": {}, "finite": {}}
         for key, value in tensors.items():
             part, _, rest = key.partition(".")
             parts[part][rest] = value
         self.algorithm.load_state_dict(parts["algorithm"])
-        self.buffer.load_state_dict(parts["buffer"])
+        self.sampler.load_state_dict(parts["buffer"])
         self._engine.losses.load_state_dict(parts["losses"])
+        self._finite = parts["finite"]
         self.reported, self.best_updates = facts["reported"], facts["best_updates"]
+        self.broken_off = facts.get("broken_off", "")  # missing in checkpoints from before there was such an end
         self.best_return = -np.inf if facts["best_return"] is None else facts["best_return"]
         self._watch.in_a_row, self._watch.diverged = facts["reports_above_bound"], facts["diverged"]
         self._seconds = facts["seconds"]
         report = facts["last_report"].items()
         self.last_report = {key: float(value) if isinstance(value, str) else value for key, value in report}
 
-    def _report(self) -> Report:
+    def _report(self) -> Report | None:
+        """The report of this moment; None where diverged values have ended the training."""
         losses = self._engine.losses.take()
-        updates = self.algorithm.updates
+        updates = self.updates
         if updates and not all(np.isfinite(value) for value in losses.values() if value is not None):
             shown = ", ".join(f"{name} {value}" for name, value in losses.items())
-            raise TrainingError(
-                f"after {updates} updates a loss is not finite ({shown}). "
-                "Try a smaller learning_rate or alpha, or look at the dataset's rewards."
+            if not self.diverged:
+                raise TrainingError(
+                    f"after {updates} updates a loss is not finite ({shown}). "
+                    "Try a smaller learning_rate or alpha, or look at the dataset's rewards."
+                )
+            load_modules(self.algorithm.networks, self._finite)
+            self.broken_off = (
+                f"after {updates} updates a loss is not finite ({shown}); the policy after {self.reported} updates, "
+                "of the last report, stands for the whole training"
             )
+            return None
         values = self._diagnostics(self.algorithm)
-        self._watch.look(values)
-        evaluation = self._evaluator.evaluate(self.policy()) if self._evaluator else None
+        self._watch.update(values)
+        if self.diverged:
+            self._finite = flatten_modules(self.algorithm.networks)
+        evaluation = self._evaluator.evaluate(self.live_policy) if self._evaluator else None
         return {
             metrics.STEP: updates,
             metrics.SECONDS: round(self._seconds, 3),
@@ -225,6 +251,24 @@ class Trainer:
             **values,
             **(evaluation.as_metrics() if evaluation else {}),
         }
+
+    def _remember_best(self, report: Report) -> None:
+        """Takes note of a report of the best policy so far; without validation users the last one counts."""
+        value = report.get(metrics.RETURN_MEAN)
+        if value is None or value > self.best_return:
+            self.best_updates = int(report[metrics.STEP])
+        if value is not None:
+            self.best_return = report[metrics.BEST_RETURN] = max(self.best_return, value)
+
+
+def _make_algorithm(
+    name: str, settings: Mapping[str, Any], seed: int, training: TrainingSpec, dataset: Dataset
+) -> AnyAlgorithm:
+    """The algorithm of a training, with its schedules over the whole of it."""
+    sizes = dataset.observations.shape[1], dataset.actions.shape[1]
+    if "max_timesteps" in ALGORITHMS[name].Config.model_fields:
+        settings = {"max_timesteps": training.max_timesteps, **settings}
+    return make_algorithm(name, *sizes, settings, resolve_device(training.device), seed)
 
 
 def evaluation_points(max_timesteps: int, interval: int) -> list[int]:

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from gems_ray.config import dump_yaml
 from gems_ray.data.normalizer import Normalizer
 from gems_ray.files import atomic_path, write_text_atomically
 from gems_ray.flat_state import FlatState
+from gems_ray.registry import import_path
 from gems_ray.world.belief import GruBelief
 
 SCHEMA_VERSION = 1
@@ -35,7 +36,7 @@ class Policy(ABC):
     `tensors`, and comes back from them by `restore`.
     """
 
-    kind: ClassVar[str]  # what `policy.yaml` calls it
+    kind: ClassVar[str] = ""  # what `policy.yaml` calls it; its import path where a subclass does not say
     chooses: ClassVar[Literal["latents", "slates"]] = "latents"
     encoder: GruBelief | None = None  # makes the observations that it was trained on; None for the world's own beliefs
     normalizer: Normalizer | None = None  # of the data that it was trained on; None where it was trained on none
@@ -78,7 +79,8 @@ class Policy(ABC):
         folder = Path(folder)
         with atomic_path(folder / TENSORS) as partial:
             partial.write_bytes(save(self.tensors()))
-        description = {"schema_version": SCHEMA_VERSION, "kind": self.kind, **self.describe()}
+        kind = self.kind or import_path(type(self))
+        description = {"schema_version": SCHEMA_VERSION, "kind": kind, **self.describe()}
         write_text_atomically(folder / DESCRIPTION, dump_yaml(description))
 
     @abstractmethod
@@ -91,7 +93,7 @@ class Policy(ABC):
 
     @classmethod
     @abstractmethod
-    def restore(cls, description: Mapping[str, Any], tensors: FlatState) -> Self:
+    def restore(cls, description: Mapping[str, Any], tensors: FlatState) -> "Policy":
         """The policy that `describe` and `tensors` stand for.
 
         Raises:

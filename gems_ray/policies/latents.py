@@ -1,7 +1,7 @@
 """Policies that choose latents and are not learned offline: random latents and behaviour agents."""
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,7 +46,7 @@ class RandomLatents(Policy):
         return {"center": torch.from_numpy(self.bounds.center), "scale": torch.from_numpy(self.bounds.scale)}
 
     @classmethod
-    def restore(cls, description: Mapping[str, Any], tensors: FlatState) -> Self:
+    def restore(cls, description: Mapping[str, Any], tensors: FlatState) -> "Policy":
         """The policy of a box."""
         return cls(ActionBounds(tensors["center"].numpy(), tensors["scale"].numpy()))
 
@@ -78,7 +78,7 @@ class MeanAgent(Policy):
         return flatten_modules({"agent": self.agent})
 
     @classmethod
-    def restore(cls, description: Mapping[str, Any], tensors: FlatState) -> Self:
+    def restore(cls, description: Mapping[str, Any], tensors: FlatState) -> "Policy":
         """The policy of an agent."""
         sizes = dict(description["agent"])
         bounds = ActionBounds(tensors["agent.center"].numpy(), tensors["agent.scale"].numpy())

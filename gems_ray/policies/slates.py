@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -87,6 +87,6 @@ class SlatePolicy(Policy):
         return {"name": self.name, "environment": asdict(self.environment)}
 
     @classmethod
-    def restore(cls, description: Mapping[str, Any], tensors: FlatState) -> Self:
+    def restore(cls, description: Mapping[str, Any], tensors: FlatState) -> "Policy":
         """The policy of a name."""
         return cls(description["name"], build(Environment, description["environment"]))

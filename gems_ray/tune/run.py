@@ -10,7 +10,6 @@ from typing import Any
 import ray
 from ray import tune
 
-from gems_ray.execution.cell_run import training_data
 from gems_ray.execution.sources import Source
 from gems_ray.experiments.cell_folder import ENDED
 from gems_ray.experiments.run_folder import RunFolder
@@ -42,7 +41,7 @@ class CellRunner:
         self._resources = resources
         self._at_once = at_once
         # One reference per dataset, so that a node fetches only what its trials train on, and that once.
-        datasets = {name: ray.put(training_data(source.dataset)) for name, source in sources.items()}
+        datasets = {name: ray.put(source.dataset.for_training()) for name, source in sources.items()}
         trainable = tune.with_parameters(CellTrainable, datasets=datasets)
         self._trainable = tune.with_resources(trainable, {"cpu": resources.cpu, "gpu": resources.gpu})
         self._errors = FirstError()

@@ -11,10 +11,10 @@ import torch
 from ray import tune
 from ray.exceptions import RayError
 
+from gems_ray.data.schema import Dataset
 from gems_ray.errors import GemsRayError
 from gems_ray.execution.cell_run import CellRun
 from gems_ray.experiments.cell_folder import DESCRIPTION, ENDED, FAILED, CellFolder
-from gems_ray.learning.trainer import TrainingData
 from gems_ray.world.bundle import find_world
 
 SLICE_SECONDS = 2.0  # of training between two signs of life
@@ -36,7 +36,7 @@ class CellTrainable(tune.Trainable):
     loss that is not finite) ends the cell as failed: it would happen again.
     """
 
-    def setup(self, config: dict[str, Any], datasets: Mapping[str, "ray.ObjectRef[TrainingData]"]) -> None:
+    def setup(self, config: dict[str, Any], datasets: Mapping[str, "ray.ObjectRef[Dataset]"]) -> None:
         """Opens the cell."""
         logging.captureWarnings(True)
         self._datasets = datasets
@@ -100,9 +100,9 @@ class CellTrainable(tune.Trainable):
         torch.set_num_threads(max(1, int(cell["cpu"])))
         if torch.cuda.is_available() and 0 < cell["gpu"] < 1:  # Ray divides a GPU's time, not its memory
             torch.cuda.set_per_process_memory_fraction(cell["gpu"])
-        data = ray.get(self._datasets[cell["environment"]])
-        world = find_world(cell["world"]) if data.world_fingerprint else None
-        self._cell = CellRun(self._folder, data, world, LOCK_SECONDS)
+        dataset = ray.get(self._datasets[cell["environment"]])
+        world = find_world(cell["world"]) if dataset.world_fingerprint else None
+        self._cell = CellRun(self._folder, dataset, world, LOCK_SECONDS)
         self._report = self._describe(self._cell)
 
     def _train(self) -> None:

@@ -8,7 +8,8 @@ from gems_ray.algorithms import ALGORITHMS, make_algorithm
 from gems_ray.algorithms.adam import Adam
 from gems_ray.algorithms.conservative import conservative_gradients
 from gems_ray.algorithms.cql import CQLCritic
-from gems_ray.data.replay import Batch, ReplayBuffer
+from gems_ray.data.experience import Batch
+from gems_ray.data.replay import ReplayBuffer
 from gems_ray.errors import ConfigError, UnknownNameError
 from tests.unit.test_data import plain_arrays
 

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from gems_ray.data.normalizer import state_statistics
 from gems_ray.data.npz import check_dataset, find_dataset, load_dataset, save_dataset
-from gems_ray.data.replay import BLOCK_BATCHES, ReplayBuffer, state_statistics
+from gems_ray.data.replay import ReplayBuffer
+from gems_ray.data.sampler import BLOCK_BATCHES
 from gems_ray.data.schema import REQUIRED
 from gems_ray.errors import ConfigError, DatasetError
 from gems_ray.worldmaking.collect import collect_dataset

@@ -6,6 +6,7 @@ import torch
 
 from gems_ray.algorithms import make_algorithm
 from gems_ray.data.replay import ReplayBuffer
+from gems_ray.data.sampler import Sampler
 from gems_ray.errors import DeviceError
 from gems_ray.learning import engine as engines
 from gems_ray.learning.engine import CompiledEngine, Engine, make_engine
@@ -40,7 +41,7 @@ def run(engine, until, reports=(30,)):
 
 def state(engine):
     losses = {f"losses.{key}": value for key, value in engine.losses.state_dict().items()}
-    return engine.algorithm.state_dict() | engine.buffer.state_dict() | losses
+    return engine.algorithm.state_dict() | engine.sampler.state_dict() | losses
 
 
 @NEEDS_COMPILER
@@ -64,7 +65,7 @@ def test_interrupted_block_continues_bit_for_bit(stop_after):
     assert stop_after <= first.algorithm.updates < stop_after + 3
     second = CompiledEngine(*parts("td3_bc", seed=9))
     second.algorithm.load_state_dict(first.algorithm.state_dict())
-    second.buffer.load_state_dict(first.buffer.state_dict())
+    second.sampler.load_state_dict(first.sampler.state_dict())
     second.losses.load_state_dict(first.losses.state_dict())
     again = state(run(second, 40, reports=[point for point in (31,) if point > second.algorithm.updates]))
     for key, value in whole.items():
@@ -75,7 +76,7 @@ def test_interrupted_block_continues_bit_for_bit(stop_after):
 def test_batches_gathered_on_the_host_are_the_same(monkeypatch):
     """What a GPU does whose memory is too small for the dataset."""
     expected = state(run(CompiledEngine(*parts("bc")), 20))
-    monkeypatch.setattr(ReplayBuffer, "_fits", lambda self, columns: False)
+    monkeypatch.setattr(Sampler, "_fits", lambda self, columns: False)
     algorithm, buffer = parts("bc")
     assert not buffer.on_device
     for key, value in state(run(CompiledEngine(algorithm, buffer), 20)).items():

@@ -9,18 +9,9 @@ from gems_ray.data.normalizer import Normalizer
 from gems_ray.data.trajectories import returns_to_go, trajectory_ends
 from gems_ray.errors import DatasetError
 from gems_ray.evaluation.offline import OfflineEvaluator, hold_out
+from tests.policies import Constant
 
 STEPS, DISCOUNT = 5, 0.9
-
-
-class Constant:
-    """A policy that does the same everywhere."""
-
-    def __init__(self, action):
-        self.action = torch.tensor(action, dtype=torch.float32)
-
-    def policy(self, states):
-        return self.action.expand(len(states), -1)
 
 
 def log(episodes, seed=0):
@@ -73,8 +64,8 @@ def test_returns_to_go_by_hand():
 def test_value_of_a_policy_that_is_known(plain, action):
     """The reward of every step is 1 + a_0: the value is that times 1 + 0.9 + ... + 0.9^4."""
     arrays = log(600)
-    evaluator = OfflineEvaluator(arrays, np.arange(len(arrays["rewards"])), discount=DISCOUNT, device="cpu")
-    found = evaluator(Constant([action, 0.0]), plain)
+    evaluator = OfflineEvaluator(arrays, np.arange(len(arrays["rewards"])), plain, discount=DISCOUNT)
+    found = evaluator(Constant([action, 0.0]))
     annuity = sum(DISCOUNT**t for t in range(STEPS))
     assert found.fqe_value == pytest.approx((1 + action) * annuity, abs=0.1 * annuity)
     assert found.behavior_value == pytest.approx(annuity, abs=0.05 * annuity)
@@ -85,13 +76,13 @@ def test_value_of_a_policy_that_is_known(plain, action):
 
 def test_same_numbers_again_and_nothing_else_is_touched(plain):
     arrays = log(40)
-    evaluator = OfflineEvaluator(arrays, np.arange(100), discount=DISCOUNT, device="cpu")
+    evaluator = OfflineEvaluator(arrays, np.arange(100), plain, discount=DISCOUNT)
     algorithm = make_algorithm("bc", 3, 2, {"hidden_sizes": [8]}, seed=1)
     before = {name: value.clone() for name, value in algorithm.state_dict().items()}
     torch.manual_seed(7)
-    first = evaluator(algorithm, plain)
+    first = evaluator(algorithm.policy(plain))
     drawn = torch.rand(1)
-    assert evaluator(algorithm, plain) == first
+    assert evaluator(algorithm.policy(plain)) == first
     torch.manual_seed(7)
     assert torch.equal(torch.rand(1), drawn)
     for name, value in algorithm.state_dict().items():

@@ -7,7 +7,6 @@ import pytest
 import ray
 from ray.exceptions import ObjectLostError
 
-from gems_ray.execution.cell_run import training_data
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.experiments.spec import check_experiment
 from gems_ray.tune import trainable
@@ -46,7 +45,7 @@ def make(tmp_path, dataset, world_folder, monkeypatch):
         one.config = {
             "cell": {"folder": folder, "environment": "diffuse_mix", "world": str(world_folder), "cpu": 1, "gpu": 0}
         }
-        one.setup(one.config, {"diffuse_mix": data or training_data(dataset)})
+        one.setup(one.config, {"diffuse_mix": data or dataset})
         made.append(one)
         return one, run.cell(cell.name)
 

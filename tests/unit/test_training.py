@@ -11,17 +11,17 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from gems_ray import metrics
-from gems_ray.errors import DeviceError, RunFolderError, WorldError
+from gems_ray.errors import DeviceError, RunFolderError, TrainingError, WorldError
 from gems_ray.evaluation.offline import hold_out
-from gems_ray.evaluation.returns import Evaluator
-from gems_ray.execution.cell_run import CellRun, check_world, read_checkpoint, training_data
+from gems_ray.evaluation.returns import Evaluator, check_world
+from gems_ray.execution.cell_run import CellRun, read_checkpoint
 from gems_ray.experiments.cell_folder import DIVERGED, FINISHED, CellFolder
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.experiments.spec import Divergence, check_experiment
 from gems_ray.learning import memory
 from gems_ray.learning.diagnostics import DivergenceWatch, value_bound
 from gems_ray.learning.engine import missing_for_compilation
-from gems_ray.learning.trainer import TrainingError, evaluation_points, resolve_device
+from gems_ray.learning.trainer import evaluation_points, resolve_device
 from gems_ray.machine import machine_report
 from gems_ray.simulator.items import topic_norms
 from tests.conftest import make_world
@@ -52,7 +52,7 @@ def run_cell(tmp_path, dataset, world, world_folder):
         (cell,) = experiment.cells()
         if name in opened:
             opened[name].close()  # the lock of a process that has ended is gone
-        opened[name] = CellRun(run.cell(cell.name), training_data(dataset), world if evaluate else None)
+        opened[name] = CellRun(run.cell(cell.name), dataset, world if evaluate else None)
         return opened[name]
 
     yield open_cell
@@ -216,7 +216,7 @@ class TestContinuation:
         settings = {"bc_best": {"best_fraction": 0.3, "hidden_sizes": [8]}}
         cell = run_cell("held", settings=settings, algorithm="bc_best", holdout=0.5)
         rows, held_out = hold_out(dataset.terminals, 0.5)
-        chosen = set(cell.trainer.buffer.draw(4096).tolist())
+        chosen = set(cell.trainer.sampler.draw(4096).tolist())
         assert chosen <= set(rows.tolist())
         returns = dataset.rewards.reshape(12, 100).sum(axis=1)
         trained = sorted({row // 100 for row in rows}, key=lambda episode: returns[episode])
@@ -317,7 +317,7 @@ class TestContinuation:
         cell = run_cell("whole")
         assert cell.folder.is_locked()
         with pytest.raises(TimeoutError):
-            CellRun(cell.folder, training_data(dataset), world)
+            CellRun(cell.folder, dataset, world)
         cell.close()
         assert not cell.folder.is_locked()
 
@@ -380,10 +380,10 @@ class TestResult:
     def test_values_that_come_back_have_not_diverged(self):
         watch = DivergenceWatch(Divergence(factor=2.0, reports=2), unit=4.0)
         for q in (1.0, 25.0, 19.0, 25.0, -100.0):
-            watch.look({metrics.Q_POLICY: q, metrics.Q_DATASET: 0.0, metrics.Q_BOUND: 10.0})
+            watch.update({metrics.Q_POLICY: q, metrics.Q_DATASET: 0.0, metrics.Q_BOUND: 10.0})
             assert not watch.diverged
         for q in (21.0, 22.0, 0.0):
-            watch.look({metrics.Q_POLICY: 0.0, metrics.Q_DATASET: q, metrics.Q_BOUND: 10.0})
+            watch.update({metrics.Q_POLICY: 0.0, metrics.Q_DATASET: q, metrics.Q_BOUND: 10.0})
         assert watch.diverged, "what has diverged once stays so"
 
     @pytest.mark.parametrize(("bound", "limit"), [(10.0, 30.0), (0.0, 4.0), (-50.0, 50.0), (-1.0, 3.0)])
@@ -391,7 +391,7 @@ class TestResult:
         """Rewards may be costs: then the bound is negative, and a multiple of it would lie below honest values."""
         for q, expected in ((limit - 0.1, False), (limit + 0.1, True)):
             watch = DivergenceWatch(Divergence(factor=3.0, reports=1), unit=2.0)
-            watch.look({metrics.Q_POLICY: q, metrics.Q_DATASET: q, metrics.Q_BOUND: bound})
+            watch.update({metrics.Q_POLICY: q, metrics.Q_DATASET: q, metrics.Q_BOUND: bound})
             assert watch.diverged == expected
 
     def test_exhausted_gpu_memory_is_one_clear_line_and_leaves_the_checkpoint(self, run_cell, monkeypatch):
@@ -470,5 +470,5 @@ def test_a_worker_that_finds_another_world(run_cell, dataset):
     cell = run_cell("whole")
     cell.close()
     with pytest.raises(WorldError, match="collected in world .* but the world of diffuse_mix on .* is"):
-        CellRun(cell.folder, training_data(dataset), make_world(seed=1))
+        CellRun(cell.folder, dataset, make_world(seed=1))
     assert not cell.folder.is_locked()
