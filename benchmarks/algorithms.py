@@ -108,7 +108,7 @@ def on_cpu(names: list[str], dataset: Dataset, trained: int, rounds: int) -> Non
     print("algorithm  updates  yardstick/s  single/s  ratio  compiled/s  ratio  floor", flush=True)
     for name, updates in ((name, updates) for name in names for updates in (0, trained)):
         single, compiled = make_engines(name, dataset, "cpu", updates)
-        columns = single.buffer.rows(torch.arange(len(dataset)))
+        columns = single.sampler.rows(torch.arange(len(dataset)))
         yardstick = PLAIN[name](single.algorithm)
         with FlopCount() as counter:
             for _ in range(single.algorithm.period):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gems_ray.algorithms.adam import Adam
 from gems_ray.algorithms.base import AlgorithmConfig, Noise, soft_update
+from gems_ray.algorithms.conservative import conservative_gradients
 from gems_ray.algorithms.networks import mlp
 from gems_ray.algorithms.transitions import TransitionAlgorithm
 from gems_ray.config import HiddenSizes
@@ -120,6 +121,7 @@ class CQL(TransitionAlgorithm[CQLConfig]):
             target = rewards.flatten() + config.discount * (1 - dones.flatten()) * next_value
             sampled, log_density = self._sample(mean, log_std, next_mean, next_log_std, noise)
             candidates = torch.cat([sampled, actions[:, None]], dim=1)
+            pairs = torch.cat([states[:, None].expand(-1, candidates.shape[1], -1), candidates], dim=2)
 
         if config.automatic_entropy_tuning:
             self.optimizers["alpha"].minimize(alpha_loss)
@@ -128,14 +130,21 @@ class CQL(TransitionAlgorithm[CQLConfig]):
         alpha_prime = multiplier.detach() if config.lagrange else torch.ones_like(alpha)
         target_gap = config.target_action_gap if config.lagrange else 0.0
         critic_loss, gap = torch.zeros_like(alpha), torch.zeros_like(alpha)
-        for name, critic in (("critic_1", self.critic_1), ("critic_2", self.critic_2)):
-            values = critic.many(states, candidates)  # (B, 3n + 1), the logged action's last
-            predicted = values[:, -1]
-            scores = values[:, :-1] - log_density if config.importance_sampling else values
-            gap_of_critic = self._gap(scores, predicted)
-            loss = F.mse_loss(predicted, target) + alpha_prime * config.alpha * (gap_of_critic - target_gap)
-            self.optimizers[name].minimize(loss)
-            critic_loss, gap = critic_loss + loss.detach(), gap + gap_of_critic.detach() / 2
+        for optimizer in (self.optimizers["critic_1"], self.optimizers["critic_2"]):
+            with torch.no_grad():
+                loss, gap_of_critic, *gradients = conservative_gradients(
+                    optimizer.parameters,
+                    pairs,
+                    log_density if config.importance_sampling else None,
+                    target,
+                    alpha_prime * config.alpha,
+                    config.temperature,
+                    config.clip_diff_min,
+                    config.clip_diff_max,
+                    target_gap,
+                )
+            optimizer.step(gradients)
+            critic_loss, gap = critic_loss + loss, gap + gap_of_critic / 2
         if config.lagrange:
             self.optimizers["alpha_prime"].minimize(-config.alpha * multiplier * (gap - target_gap))
         if phase == config.target_update_period - 1:
@@ -175,24 +184,17 @@ class CQL(TransitionAlgorithm[CQLConfig]):
         sampled = torch.cat([noise["rand_actions"], following, current], dim=1)
         return sampled, torch.cat([uniform_log_density, following_log_pi, current_log_pi], dim=1)
 
-    def _gap(self, scores: Tensor, predicted: Tensor) -> Tensor:
-        """By how much the soft maximum of the scores (B, m) lies above the values (B,) of the logged actions; scalar."""
-        low, high = self.config.clip_diff_min, self.config.clip_diff_max
-        gap = self.config.temperature * torch.logsumexp(scores / self.config.temperature, dim=1) - predicted
-        return (gap if low is None and high is None else gap.clamp(low, high)).mean()
-
     def _next_value(self, next_states: Tensor, mean: Tensor, log_std: Tensor, alpha: Tensor, eps: Tensor) -> Tensor:
         """Value (B,) of the next states under the policy."""
         if self.config.max_target_backup:
             actions, log_pi = squash(mean[:, None], log_std[:, None], eps)
-            targets = (self.critic_1_target, self.critic_2_target)
-            values, best = torch.minimum(*(target.many(next_states, actions) for target in targets)).max(dim=1)
-            log_pi = log_pi.gather(1, best[:, None]).squeeze(1)
+            next_states = next_states[:, None].expand(-1, actions.shape[1], -1)
         else:
             actions, log_pi = squash(mean, log_std, eps)
-            values = torch.minimum(
-                self.critic_1_target(next_states, actions), self.critic_2_target(next_states, actions)
-            )
+        values = torch.minimum(self.critic_1_target(next_states, actions), self.critic_2_target(next_states, actions))
+        if self.config.max_target_backup:
+            values, best = values.max(dim=1)
+            log_pi = log_pi.gather(1, best[:, None]).squeeze(1)
         return values - alpha * log_pi if self.config.backup_entropy else values
 
 
@@ -240,7 +242,7 @@ class TanhGaussianActor(nn.Module):
 
 
 class CQLCritic(nn.Module):
-    """States (B, H) and actions to values, for one action or many per state."""
+    """States and actions to values."""
 
     def __init__(self, state_dim: int, action_dim: int, hidden_sizes: tuple[int, ...]) -> None:
         super().__init__()
@@ -248,21 +250,8 @@ class CQLCritic(nn.Module):
         initialise(self.network, orthogonal=True)
 
     def forward(self, states: Tensor, actions: Tensor) -> Tensor:
-        """The value (B,) of actions (B, Z)."""
+        """The values (...,) of actions (..., Z) at states (..., H)."""
         return self.network(torch.cat([states, actions], dim=-1)).squeeze(-1)
-
-    def many(self, states: Tensor, actions: Tensor) -> Tensor:
-        """The values (B, n) of actions (B, n, Z) at states (B, H).
-
-        The states' share of the first layer is computed once, not n times.
-        """
-        first, *rest = self.network
-        assert isinstance(first, nn.Linear)
-        state_weight, action_weight = first.weight.split([states.shape[1], actions.shape[2]], dim=1)
-        hidden = F.linear(states, state_weight, first.bias)[:, None] + F.linear(actions, action_weight)
-        for layer in rest:
-            hidden = layer(hidden)
-        return hidden.squeeze(-1)
 
 
 def initialise(network: nn.Sequential, orthogonal: bool) -> None:
