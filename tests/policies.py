@@ -8,8 +8,6 @@ from gems_ray.policies.base import Policy
 class Constant(Policy):
     """The same latents in every step: (Z,) for all users, or (U, Z)."""
 
-    kind = "constant"
-
     def __init__(self, latents):
         self.latents = torch.as_tensor(latents)
 

@@ -10,6 +10,7 @@ from torch.optim.adam import adam
 from gems_ray.flat_state import FlatState
 
 BETAS, EPS = (0.9, 0.999), 1e-8
+CLIP_EPS = 1e-6  # as in torch.nn.utils.clip_grad_norm_
 
 
 class Adam:
@@ -22,13 +23,24 @@ class Adam:
         parameters: what it moves.
         learning_rate: step size.
         cosine_steps: number of steps over which the step size falls to 0 by a cosine; None keeps it.
+        warm_up_steps: number of steps over which the step size rises to its full size, linearly.
+        weight_decay: share of the step size by which parameters shrink in a step (Loshchilov & Hutter 2019).
+        largest_norm: gradients of a larger Euclidean norm are scaled down to it; None leaves them.
     """
 
     def __init__(
-        self, parameters: Iterable[nn.Parameter], learning_rate: float, cosine_steps: int | None = None
+        self,
+        parameters: Iterable[nn.Parameter],
+        learning_rate: float,
+        *,
+        cosine_steps: int | None = None,
+        warm_up_steps: int = 0,
+        weight_decay: float = 0.0,
+        largest_norm: float | None = None,
     ) -> None:
         self.parameters = list(parameters)
-        self._learning_rate, self._cosine_steps = learning_rate, cosine_steps
+        self._learning_rate, self._cosine_steps, self._warm_up_steps = learning_rate, cosine_steps, warm_up_steps
+        self._weight_decay, self._largest_norm = weight_decay, largest_norm
         self._earlier_norm: Tensor | None = None  # of the gradients before the state was loaded
         device = self.parameters[0].device
         self._state: dict[str, list[Tensor]] = {
@@ -48,6 +60,10 @@ class Adam:
             for parameter, gradient in zip(self.parameters, gradients, strict=True):
                 parameter.grad = gradient
             self._follow_type()
+        if self._largest_norm is not None:
+            norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
+            shrink = (self._largest_norm / (norm + CLIP_EPS)).clamp(max=1.0)
+            gradients = [gradient * shrink for gradient in gradients]
         with torch.no_grad():
             adam(
                 list(self.parameters),
@@ -63,7 +79,8 @@ class Adam:
                 beta1=BETAS[0],
                 beta2=BETAS[1],
                 lr=self._rate(),
-                weight_decay=0.0,
+                weight_decay=self._weight_decay,
+                decoupled_weight_decay=self._weight_decay > 0,
                 eps=EPS,
                 maximize=False,
             )
@@ -77,10 +94,14 @@ class Adam:
 
     def _rate(self) -> Tensor | float:
         """The step size, from the steps taken so far: a tensor, so that compiled code follows the schedule."""
-        if self._cosine_steps is None:
+        if self._cosine_steps is None and not self._warm_up_steps:
             return self._learning_rate
-        progress = (self._state["step"][0].double() / self._cosine_steps).clamp(max=1.0)
-        rate = self._learning_rate * (1 + torch.cos(math.pi * progress)) / 2
+        steps = self._state["step"][0].double()
+        rate = torch.full_like(steps, self._learning_rate)
+        if self._warm_up_steps:
+            rate = rate * ((steps + 1) / self._warm_up_steps).clamp(max=1.0)
+        if self._cosine_steps is not None:
+            rate = rate * (1 + torch.cos(math.pi * (steps / self._cosine_steps).clamp(max=1.0))) / 2
         return rate if rate.device.type == "cpu" else rate.float()  # the fused kernel of CUDA takes no other type
 
     def gradient_norm(self) -> Tensor | None:

@@ -31,13 +31,16 @@ def _reward_scale(value: Any) -> str | float:
     raise ValueError("expected none, std or a number above 0")
 
 
+RewardScale = Annotated[str | float, PlainValidator(_reward_scale)]
+
+
 class AlgorithmConfig(Config):
     """Settings that every algorithm has."""
 
     batch_size: int = Field(256, ge=1, le=1_000_000, description="Transitions per update (CORL).")
     discount: float = Field(0.99, ge=0, le=1, description="Weight of the next step's value (CORL).")
     normalize_states: bool = Field(True, description="States to zero mean and unit deviation (CORL).")
-    reward_scale: Annotated[str | float, PlainValidator(_reward_scale)] = Field(
+    reward_scale: RewardScale = Field(
         "none", description="Rewards as they are, times a number, or divided by their standard deviation (std)."
     )
     bootstrap_time_limit: bool = Field(

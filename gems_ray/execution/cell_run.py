@@ -214,10 +214,11 @@ class CellRun:
         if self._offline:
             result["offline"] = asdict(self._offline(trainer.live_policy))
         if self._test:
-            last = self._test.evaluate(trainer.live_policy)
-            networks, device = trainer.algorithm.networks, str(trainer.algorithm.device)
-            load_modules(networks, load_file(self.folder.best_checkpoint, device=device))
-            best = self._test.evaluate(trainer.live_policy)
+            last = best = self._test.evaluate(trainer.live_policy)
+            if not trainer.improved:
+                networks, device = trainer.algorithm.networks, str(trainer.algorithm.device)
+                load_modules(networks, load_file(self.folder.best_checkpoint, device=device))
+                best = self._test.evaluate(trainer.live_policy)
             result["test"] = {"last": asdict(last), "best": asdict(best)}
         self.folder.write_result(result)
         self.log.info("%s", result["status"])

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from gems_ray.algorithms import make_algorithm
-from gems_ray.data.replay import ReplayBuffer
 from gems_ray.data.sampler import Sampler
+from gems_ray.data.sampling import make_sampler
+from gems_ray.data.schema import Dataset
 from gems_ray.errors import DeviceError
 from gems_ray.learning import engine as engines
 from gems_ray.learning.engine import CompiledEngine, Engine, make_engine
@@ -19,6 +20,13 @@ SETTINGS = {
     "cql": NETWORKS | {"num_actions": 2, "lagrange": True, "max_target_backup": True, "target_update_period": 2},
     "bc": NETWORKS,
     "bc_best": NETWORKS | {"best_fraction": 0.5},
+    "decision_transformer": {
+        "embedding_dim": 16,
+        "num_layers": 1,
+        "sequence_length": 3,
+        "warm_up_steps": 10,
+        "batch_size": 16,
+    },
 }
 NEEDS_COMPILER = pytest.mark.skipif(
     engines.missing_for_compilation(False) is not None, reason=f"no {engines.missing_for_compilation(False)}"
@@ -26,11 +34,19 @@ NEEDS_COMPILER = pytest.mark.skipif(
 
 
 def parts(name, seed=0, **settings):
-    arrays = plain_arrays(300)
+    dataset = Dataset(**plain_arrays(300))
     algorithm = make_algorithm(name, 20, 32, SETTINGS[name] | settings, seed=seed)
-    buffer = ReplayBuffer(20, 32, 300, seed=seed, normalize_states=True)
-    buffer.load_d4rl_dataset(arrays, algorithm.select_rows(arrays["rewards"], arrays["terminals"]))
-    return algorithm, buffer
+    sampler = make_sampler(
+        algorithm.experience,
+        dataset,
+        algorithm.select_rows(dataset.rewards, dataset.terminals),
+        seed=seed,
+        device="cpu",
+        normalize_states=True,
+        reward_scale="none",
+        bootstrap_time_limit=False,
+    )
+    return algorithm, sampler
 
 
 def run(engine, until, reports=(30,)):
@@ -77,9 +93,9 @@ def test_batches_gathered_on_the_host_are_the_same(monkeypatch):
     """What a GPU does whose memory is too small for the dataset."""
     expected = state(run(CompiledEngine(*parts("bc")), 20))
     monkeypatch.setattr(Sampler, "_fits", lambda self, columns: False)
-    algorithm, buffer = parts("bc")
-    assert not buffer.on_device
-    for key, value in state(run(CompiledEngine(algorithm, buffer), 20)).items():
+    algorithm, sampler = parts("bc")
+    assert not sampler.on_device
+    for key, value in state(run(CompiledEngine(algorithm, sampler), 20)).items():
         torch.testing.assert_close(value, expected[key], rtol=1e-5, atol=1e-6)
 
 
@@ -122,18 +138,18 @@ def test_losses_are_means_over_the_updates_that_had_them():
 
 
 def test_which_engine_runs(monkeypatch):
-    algorithm, buffer = parts("bc")
+    algorithm, sampler = parts("bc")
     monkeypatch.setattr(engines, "missing_for_compilation", lambda cuda: None)
     kinds = [
-        type(make_engine(algorithm, buffer, *case))
+        type(make_engine(algorithm, sampler, *case))
         for case in (("off", 10**6), ("auto", 10), ("auto", 10**6), ("on", 10))
     ]
     assert kinds == [Engine, Engine, CompiledEngine, CompiledEngine]
     slow, _ = parts("td3_bc", policy_freq=9)
-    assert type(make_engine(slow, buffer, "auto", 10**6)) is Engine
+    assert type(make_engine(slow, sampler, "auto", 10**6)) is Engine
     with pytest.raises(DeviceError, match="repeats after 9 updates, and at most 8"):
-        make_engine(slow, buffer, "on", 10)
+        make_engine(slow, sampler, "on", 10)
     monkeypatch.setattr(engines, "missing_for_compilation", lambda cuda: "g++")
-    assert type(make_engine(algorithm, buffer, "auto", 10**6)) is Engine
+    assert type(make_engine(algorithm, sampler, "auto", 10**6)) is Engine
     with pytest.raises(DeviceError, match=r"compile on: g\+\+ is not here"):
-        make_engine(algorithm, buffer, "on", 10)
+        make_engine(algorithm, sampler, "on", 10)
