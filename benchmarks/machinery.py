@@ -23,7 +23,8 @@ from torch import Tensor
 from gems_ray.algorithms import base, conservative, cql, iql, td3_bc
 from gems_ray.data.schema import Dataset
 from gems_ray.evaluation.returns import Evaluator
-from gems_ray.learning.engine import Engine
+from gems_ray.learning import engine
+from gems_ray.learning.engine import CompiledEngine, Engine
 from gems_ray.world.bundle import World, find_world
 from gems_ray.world.ranker import GemsRanker
 from gems_ray.worldmaking.collect import collect_dataset
@@ -99,6 +100,21 @@ def compiled(dataset: Dataset, world: World) -> Iterator[Pair]:
         yield f"compiled blocks: {name} from {trained}", block.block, updates
 
 
+def blocks(dataset: Dataset, world: World) -> Iterator[Pair]:
+    """Several short updates in a compiled block against one."""
+    for name in ("bc", "iql"):
+        long = make_engines(name, dataset, "cpu", 0)[1]
+        engine.BLOCK_UPDATES = 1
+        short = make_engines(name, dataset, "cpu", 0)[1]
+        engine.BLOCK_UPDATES = 4
+
+        def updates(short: CompiledEngine = short, count: int = long.length) -> None:
+            for _ in range(count):
+                short.block()
+
+        yield f"{long.length} updates in a block: {name}", long.block, updates
+
+
 def rows(dataset: Dataset, world: World) -> Iterator[Pair]:
     """Row numbers drawn ahead against one draw per batch, in the fastest update of all."""
     ours, plain = engines("bc", dataset)
@@ -163,12 +179,15 @@ def gradient(dataset: Dataset, world: World) -> Iterator[Pair]:
     rows, share, everything = conservative.ROWS_IN_CACHE, conservative.WORTH_GATHERING, 256 * 31
     written = conservative.conservative_gradients
     for trained in (0, 300):
+        state = make_engines("cql", dataset, "cpu", trained)[0].algorithm.state_dict()
         for name, other in (
             ("autograd", (gradients_by_autograd, rows, share)),
             ("no parts", (written, everything, share)),
             ("no row left out", (written, rows, 0.0)),
         ):
-            ours, plain = engines("cql", dataset, trained)
+            ours, plain = engines("cql", dataset)
+            for side in (ours, plain):
+                side.algorithm.load_state_dict(state)
             yield (
                 f"cql from {trained}, {name}",
                 partial(update, ours, written, rows, share),
@@ -215,7 +234,7 @@ def decode(dataset: Dataset, world: World) -> Iterator[Pair]:
             yield f"decode, {name}: {users} users", partial(evaluate, blocks), partial(evaluate, other)
 
 
-PIECES = {"adam": adam, "compiled": compiled, "rows": rows, "foreach": foreach, "gradient": gradient, "flush": flush, "decode": decode}
+PIECES = {"blocks": blocks, "adam": adam, "compiled": compiled, "rows": rows, "foreach": foreach, "gradient": gradient, "flush": flush, "decode": decode}
 
 
 def main() -> None:
