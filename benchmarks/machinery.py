@@ -1,8 +1,8 @@
 """What each piece of speed machinery gains over plain eager code: `python benchmarks/machinery.py [PIECE ...]`.
 
 Every line compares whole updates, or a whole evaluation, with one piece and with its plain counterpart. One thread;
-denormal numbers are flushed on both sides, as in training. The two run in turn; the best of many short rounds counts, in
-CPU time of the thread, because the machine may be shared. Rounds go on until the ratio has come to rest.
+denormal numbers are flushed to zero on both sides. The two run in turn; the best of many short rounds counts, in CPU
+time of the thread, because the machine may be shared. Rounds go on until the ratio has come to rest.
 """
 
 import argparse
@@ -20,11 +20,13 @@ import torch.nn.functional as F
 from algorithms import make_engines
 from torch import Tensor
 
-from gems_ray.algorithms import base, conservative, cql, iql, td3_bc
+from gems_ray.algorithms import cql
+from gems_ray.algorithms.conservative import conservative_gradients
 from gems_ray.data.schema import Dataset
 from gems_ray.evaluation.returns import Evaluator
 from gems_ray.learning import engine
 from gems_ray.learning.engine import CompiledEngine, Engine
+from gems_ray.policies.latents import MeanAgent
 from gems_ray.world.bundle import World, find_world
 from gems_ray.world.ranker import GemsRanker
 from gems_ray.worldmaking.collect import collect_dataset
@@ -115,36 +117,6 @@ def blocks(dataset: Dataset, world: World) -> Iterator[Pair]:
         yield f"{long.length} updates in a block: {name}", long.block, updates
 
 
-def rows(dataset: Dataset, world: World) -> Iterator[Pair]:
-    """Row numbers drawn ahead against one draw per batch, in the fastest update of all."""
-    ours, plain = engines("bc", dataset)
-    plain.sampler.draw = partial(torch.randint, 0, len(dataset), generator=torch.Generator())
-    plain.sampler.draw = lambda size: torch.randint(len(dataset), (size,))
-    yield "row numbers of 64 batches: bc", ours.update, plain.update
-
-
-def foreach(dataset: Dataset, world: World) -> Iterator[Pair]:
-    """All targets moved in one call against one call per tensor."""
-
-    def one_by_one(targets: Sequence[Tensor], sources: Sequence[Tensor], tau: float) -> None:
-        with torch.no_grad():
-            for target, source in zip(targets, sources, strict=True):
-                target.lerp_(source, tau)
-
-    for name, module in (("td3_bc", td3_bc), ("iql", iql)):
-        ours, plain = engines(name, dataset)
-
-        def update(engine: Engine, soft_update: Callable, module=module) -> None:
-            module.soft_update = soft_update
-            engine.update()
-
-        yield (
-            f"foreach lerp: {name}",
-            partial(update, ours, base.soft_update),
-            partial(update, plain, one_by_one),
-        )
-
-
 def gradients_by_autograd(
     parameters: Sequence[Tensor],
     pairs: Tensor,
@@ -169,72 +141,40 @@ def gradients_by_autograd(
 
 
 def gradient(dataset: Dataset, world: World) -> Iterator[Pair]:
-    """CQL's written-out gradient against autograd, and its two ingredients."""
+    """CQL's written-out gradient, which leaves out actions that do not count, against autograd."""
 
-    def update(engine: Engine, gradients: Callable, rows: int, share: float) -> None:
+    def update(engine: Engine, gradients: Callable) -> None:
         cql.conservative_gradients = gradients
-        conservative.ROWS_IN_CACHE, conservative.WORTH_GATHERING = rows, share
         engine.update()
 
-    rows, share, everything = conservative.ROWS_IN_CACHE, conservative.WORTH_GATHERING, 256 * 31
-    written = conservative.conservative_gradients
     for trained in (0, 300):
-        state = make_engines("cql", dataset, "cpu", trained)[0].algorithm.state_dict()
-        for name, other in (
-            ("autograd", (gradients_by_autograd, rows, share)),
-            ("no parts", (written, everything, share)),
-            ("no row left out", (written, rows, 0.0)),
-        ):
-            ours, plain = engines("cql", dataset)
-            for side in (ours, plain):
-                side.algorithm.load_state_dict(state)
-            yield (
-                f"cql from {trained}, {name}",
-                partial(update, ours, written, rows, share),
-                partial(update, plain, *other),
-            )
-
-
-def flush(dataset: Dataset, world: World) -> Iterator[Pair]:
-    """Denormal numbers taken for zero."""
-
-    def update(engine: Engine, flush: bool) -> None:
-        torch.set_flush_denormal(flush)
-        engine.update()
-        torch.set_flush_denormal(True)
-
-    for name, trained in (("bc", 2000), ("td3_bc", 2000), ("iql", 1000), ("cql", 300)):
-        ours, plain = engines(name, dataset, trained)
-        yield f"denormals flushed: {name} from {trained}", partial(update, ours, True), partial(update, plain, False)
+        ours, plain = engines("cql", dataset, trained)
+        yield (
+            f"written-out gradient: cql from {trained}",
+            partial(update, ours, conservative_gradients),
+            partial(update, plain, gradients_by_autograd),
+        )
 
 
 def decode(dataset: Dataset, world: World) -> Iterator[Pair]:
-    """Blocks and NumPy's argmax when slates are decoded, in the evaluation of a policy."""
+    """Blocks of slots with NumPy's argmax against torch's argmax over all, in the evaluation of a policy."""
 
-    def plain(ranker: GemsRanker, latents: Tensor) -> np.ndarray:
-        with torch.no_grad():
-            return ranker.logits(latents)[0].argmax(dim=2).numpy()
+    @torch.no_grad()
+    def by_torch(ranker: GemsRanker, latents: Tensor) -> np.ndarray:
+        return ranker.logits(latents)[0].argmax(dim=2).numpy()
 
-    def whole(ranker: GemsRanker, latents: Tensor) -> np.ndarray:
-        with torch.no_grad():
-            return ranker.logits(latents)[0].numpy().argmax(axis=2)
-
-    from gems_ray.policies.latents import MeanAgent
-
-    policy = MeanAgent(world.agents["expert"])
-    blocks = GemsRanker.decode
+    policy, by_numpy = MeanAgent(world.agents["expert"]), GemsRanker.decode
     for users in (100, 500):
         evaluator = Evaluator(world, "test", users)
 
-        def evaluate(decode: Callable, evaluator=evaluator) -> None:
+        def evaluate(decode: Callable, evaluator: Evaluator = evaluator) -> None:
             GemsRanker.decode = decode
             evaluator.evaluate(policy)
 
-        for name, other in (("torch's argmax", plain), ("one block", whole)):
-            yield f"decode, {name}: {users} users", partial(evaluate, blocks), partial(evaluate, other)
+        yield f"decoding: {users} users", partial(evaluate, by_numpy), partial(evaluate, by_torch)
 
 
-PIECES = {"blocks": blocks, "adam": adam, "compiled": compiled, "rows": rows, "foreach": foreach, "gradient": gradient, "flush": flush, "decode": decode}
+PIECES = {"gradient": gradient, "compiled": compiled, "blocks": blocks, "adam": adam, "decode": decode}
 
 
 def main() -> None:

@@ -432,7 +432,7 @@ class TestCQL:
     @pytest.mark.parametrize(("low", "high"), [(None, None), (-0.3, 0.2), (0.0, None)])
     @pytest.mark.parametrize(("rows", "sharpness"), [(1, 1.0), (70, 1.0), (70, 100.0)])
     def test_written_out_gradient_is_that_of_the_loss(self, importance, low, high, rows, sharpness):
-        """The loss of the docstring through autograd; 70 states of 31 actions are several parts.
+        """The loss of the docstring through autograd.
 
         Where densities differ by orders of magnitude, most of the actions are left out of the backward pass.
         """
