@@ -15,6 +15,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import numpy as np
 import torch
 
+from gems_ray.action_box import ActionBox
 from gems_ray.envs.rollout import rollout, rollout_slates
 from gems_ray.envs.slate_env import SlateVectorEnv
 from gems_ray.policies.latents import MeanAgent
@@ -22,7 +23,7 @@ from gems_ray.policies.slates import SLATE_POLICIES, SlatePolicy
 from gems_ray.simulator import TopicRec, environment
 from gems_ray.world.agent import BehaviorAgent
 from gems_ray.world.belief import GruBelief
-from gems_ray.world.ranker import ActionBounds, GemsRanker, RankerConfig
+from gems_ray.world.ranker import GemsRanker, RankerConfig
 
 # Mean and standard error of 500 episodes on the original program, with the published item files.
 ORIGINAL = {
@@ -36,7 +37,7 @@ ORIGINAL = {
 USERS = 5_000
 
 
-def check_ranker(folder: Path) -> tuple[GemsRanker, ActionBounds]:
+def check_ranker(folder: Path) -> tuple[GemsRanker, ActionBox]:
     """Loads the authors' ranker and compares slates, latents, losses and bounds."""
     (checkpoint,) = (folder / "published").glob("GeMS_*.ckpt")
     ranker = GemsRanker(RankerConfig(lambda_click=0.5, lambda_kl=1.0))
@@ -64,7 +65,7 @@ def check_ranker(folder: Path) -> tuple[GemsRanker, ActionBounds]:
     return ranker.requires_grad_(False), bounds
 
 
-def check_agent(folder: Path, ranker: GemsRanker, bounds: ActionBounds) -> None:
+def check_agent(folder: Path, ranker: GemsRanker, bounds: ActionBox) -> None:
     """Plays the authors' SAC+GeMS agent; it scores 287.1 +- 3.1 in the original program (250 users)."""
     (checkpoint,) = (folder / "published").glob("SAC+GeMS_*.ckpt")
     weights = torch.load(checkpoint, weights_only=True)["state_dict"]

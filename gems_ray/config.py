@@ -2,14 +2,15 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import fields, replace
 from io import StringIO
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
-from pydantic_core import PydanticUndefined
+from pydantic_core import PydanticCustomError, PydanticUndefined
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedBase
 from ruamel.yaml.composer import ComposerError
@@ -17,7 +18,7 @@ from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.reader import ReaderError
 
-from gems_ray.errors import ConfigError
+from gems_ray.errors import ConfigError, Location, Mistake
 from gems_ray.registry import did_you_mean
 
 if TYPE_CHECKING:
@@ -44,8 +45,8 @@ HiddenSizes = Annotated[tuple[Annotated[int, Field(ge=1, le=10_000)], ...], Fiel
 
 C = TypeVar("C", bound=BaseModel)
 D = TypeVar("D", bound="DataclassInstance")
-Location = tuple[str | int, ...]
 
+MISTAKE = "mistake"  # the type of pydantic's error that `blame` makes
 # What pydantic's types of mistakes mean in the words of a YAML file.
 EXPECTED = {
     "int_type": "an integer",
@@ -97,9 +98,28 @@ class YamlDocument:
                 break
         return line
 
-    def error(self, location: Location, message: str) -> ConfigError:
-        """An error that points at a key of this file."""
-        return ConfigError(f"{self.path}:{self.line(location)}: {message}")
+    def located(self) -> AbstractContextManager[None]:
+        """Mistakes that are found inside say where they stand in this file."""
+        return _changed(lambda mistake: replace(mistake, place=f"{self.path}:{self.line(mistake.location)}"))
+
+
+def below(*location: str | int) -> AbstractContextManager[None]:
+    """Mistakes that are found inside stand below this key."""
+    return _changed(lambda mistake: replace(mistake, location=(*location, *mistake.location)))
+
+
+@contextmanager
+def _changed(change: Callable[[Mistake], Mistake]) -> Iterator[None]:
+    try:
+        yield
+    except ConfigError as error:
+        mistakes = (part if isinstance(part, Mistake) else Mistake(text=str(part)) for part in error.args)
+        raise type(error)(*map(change, mistakes)) from None
+
+
+def blame(mistake: Mistake) -> PydanticCustomError:
+    """What a model's validator raises that finds one of its fields wrong; the location begins at the model."""
+    return PydanticCustomError(MISTAKE, "{mistake}", {MISTAKE: mistake})
 
 
 def read_yaml(path: Path) -> YamlDocument:
@@ -128,28 +148,23 @@ def load_config(path: Path, model: type[C]) -> C:
         ConfigError: one line per mistake.
     """
     document = read_yaml(path)
-    return validate(document.data, model, document)
+    with document.located():
+        return validate(document.data, model)
 
 
-def validate(data: Any, model: type[C], document: YamlDocument | None = None, prefix: Location = ()) -> C:
+def validate(data: Any, model: type[C]) -> C:
     """Turns plain data into a model.
 
     Args:
         data: mapping to check.
         model: what it must be.
-        document: file that the data comes from, for lines in messages.
-        prefix: where in the file `data` stands.
     Raises:
         ConfigError: one line per mistake.
     """
     try:
         return model.model_validate(plain(data))
     except ValidationError as error:
-        lines = []
-        for mistake in _causes(error.errors()):
-            location, text = _explain(model, data, mistake, prefix)
-            lines.append(f"{document.path}:{document.line(location)}: {text}" if document else text)
-        raise ConfigError("\n".join(lines)) from None
+        raise ConfigError(*(_mistake(model, data, cause) for cause in _causes(error.errors()))) from None
 
 
 def plain(data: Any) -> Any:
@@ -269,50 +284,47 @@ def _line(error: MarkedYAMLError) -> int | None:
     return error.problem_mark.line + 1 if error.problem_mark else None
 
 
-def _causes(mistakes: Sequence[Any]) -> list[Any]:
-    """Mistakes without those that only follow from another one."""
-    places = [mistake["loc"] for mistake in mistakes]
-    unknown = [mistake["loc"] for mistake in mistakes if mistake["type"] == "extra_forbidden"]
+def _causes(errors: Sequence[Any]) -> list[Any]:
+    """Pydantic's errors without those that only follow from another one."""
+    places = [error["loc"] for error in errors]
+    unknown = [error["loc"] for error in errors if error["type"] == "extra_forbidden"]
 
-    def follows(mistake: Any) -> bool:
-        place = mistake["loc"]
-        if mistake["type"] == "too_short":  # of the items that are wrong nothing is left
+    def follows(error: Any) -> bool:
+        place = error["loc"]
+        if error["type"] == "too_short":  # of the items that are wrong nothing is left
             return any(len(other) > len(place) and other[: len(place)] == place for other in places)
-        if mistake["type"] == "missing":  # it is there, misspelt
+        if error["type"] == "missing":  # it is there, misspelt
             return any(other[:-1] == place[:-1] and did_you_mean(str(other[-1]), [str(place[-1])]) for other in unknown)
         return False
 
-    return [mistake for mistake in mistakes if not follows(mistake)]
+    return [error for error in errors if not follows(error)]
 
 
-def _explain(model: type[BaseModel], data: Any, mistake: Any, prefix: Location) -> tuple[Location, str]:
-    """Where a mistake is, and what to say of it."""
-    place: Location = tuple(mistake["loc"])
-    kind, given, facts = mistake["type"], mistake["input"], mistake.get("ctx", {})
-    reason = mistake["msg"].removeprefix("Value error, ")
-    if kind == "value_error" and (named := re.match(r"([a-z_]+): (.+)", reason)):
-        owner = _owner(model, place)
-        if named[1] in owner.model_fields:  # a model that compares its fields says which one is wrong
-            place, reason, given = (*place, named[1]), named[2], {}
-    location = (*prefix, *_written(data, place))
-    key = ".".join(" ".join(str(part).split()) for part in location)
+def _mistake(model: type[BaseModel], data: Any, error: Any) -> Mistake:
+    """One of pydantic's errors in the words of a YAML file."""
+    kind, place, given, facts = error["type"], error["loc"], error["input"], error.get("ctx", {})
+    location = _written(data, place)
+    if kind == MISTAKE:
+        return replace(facts[MISTAKE], location=(*location, *facts[MISTAKE].location))
     if kind == "extra_forbidden":
         owner = _owner(model, place[:-1])
         hint = did_you_mean(str(place[-1]), [field.alias or name for name, field in owner.model_fields.items()])
-        return location, f"`{key}` is not a field of {owner.__name__}. {hint}Fields: {describe_fields(owner)}."
+        advice = f"{hint}Fields: {describe_fields(owner)}."
+        return Mistake(location, problem=f"is not a field of {owner.__name__}", advice=advice)
     if kind == "missing" and isinstance(place[-1], int):
-        return location[:-1], f"`{'.'.join(map(str, location[:-1]))}`: expected {place[-1] + 1} values or more."
+        return Mistake(location[:-1], expected=f"expected {place[-1] + 1} values or more")
     if kind == "missing":
-        return location, f"`{key}` is missing. Add it."
+        return Mistake(location, problem="is missing", advice="Add it.")
     if kind in EXPECTED:
-        return location, f"`{key}`: expected {EXPECTED[kind]}, found {_found(given)}."
+        return Mistake(location, expected=f"expected {EXPECTED[kind]}", found=_found(given))
     if kind in ("too_short", "too_long"):
         bound = f"at least {facts['min_length']}" if kind == "too_short" else f"at most {facts['max_length']}"
-        return location, f"`{key}`: expected {bound} values, found {len(given)}."
-    if not key:
-        return location, f"{reason}."
-    found = "" if isinstance(given, dict | list | tuple) else f", found {_found(given)}"
-    return location, f"`{key}`: {reason[0].lower() + reason[1:]}{found}."
+        return Mistake(location, expected=f"expected {bound} values", found=str(len(given)))
+    reason = error["msg"].removeprefix("Value error, ")
+    if not location:
+        return Mistake(text=f"{reason}.")
+    found = "" if isinstance(given, dict | list | tuple) else _found(given)
+    return Mistake(location, expected=reason[0].lower() + reason[1:], found=found)
 
 
 def _found(value: Any) -> str:

@@ -1,14 +1,79 @@
 """Errors that a user can cause or mend; each message says where, what was expected, what was found, what to do."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
+Location = tuple[str | int, ...]  # key path in an experiment file, ("settings", "td3_bc", "alpha")
+
+
+def dotted(location: Location) -> str:
+    """A key path as text: `settings.td3_bc.alpha`."""
+    return ".".join(" ".join(str(part).split()) for part in location)
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """One thing that is wrong in an experiment file, or in what stands for one.
+
+    Args:
+        location: key that is wrong.
+        expected: of its value: "expected a number".
+        found: the value.
+        problem: of the key itself, in place of `expected`: "is missing".
+        text: whole sentences, in place of all other words, where they do not begin with the key.
+        advice: whole sentences on what to do.
+        place: file and line, where there is a file.
+    """
+
+    location: Location = ()
+    expected: str = ""
+    found: str = ""
+    problem: str = ""
+    text: str = ""
+    advice: str = ""
+    place: str = ""
+
+    def __str__(self) -> str:
+        return self.told()
+
+    def told(self, name: Callable[[Location], str] = dotted) -> str:
+        """The mistake on a line.
+
+        Args:
+            name: what the user calls a key.
+        """
+        key, found = f"`{name(self.location)}`", f", found {self.found}" if self.found else ""
+        sentence = f"{key} {self.problem}." if self.problem else f"{key}: {self.expected}{found}."
+        said = " ".join(filter(None, (self.text or sentence, self.advice)))
+        return f"{self.place}: {said}" if self.place else said
+
 
 class GemsRayError(Exception):
-    """Base of every error that the command line prints as one line, without a stack trace."""
+    """Base of every error that the command line prints as one line, without a stack trace.
+
+    Its arguments are the parts of the message: texts, and locations of keys that the texts speak of.
+    """
 
     exit_code = 2
 
+    def __str__(self) -> str:
+        return self.told()
+
+    def told(self, name: Callable[[Location], str] = dotted) -> str:
+        """The message.
+
+        Args:
+            name: what the user calls a key: `dataset.file` in an experiment file is `--dataset` on a command line.
+        """
+        return "".join(name(part) if isinstance(part, tuple) else str(part) for part in self.args)
+
 
 class ConfigError(GemsRayError):
-    """A YAML file, a flag or a setting is wrong."""
+    """A YAML file, a flag or a setting is wrong. Its arguments are mistakes, or texts, each a line of the message."""
+
+    def told(self, name: Callable[[Location], str] = dotted) -> str:
+        """The message, a line for each mistake."""
+        return "\n".join(part.told(name) if isinstance(part, Mistake) else str(part) for part in self.args)
 
 
 class UnknownNameError(ConfigError):
@@ -25,6 +90,10 @@ class WorldError(GemsRayError):
 
 class PolicyError(GemsRayError):
     """A saved policy is missing, damaged, or not one that this program can read."""
+
+
+class CheckpointError(GemsRayError):
+    """A checkpoint is damaged, or is none."""
 
 
 class SimulatorError(GemsRayError):
@@ -47,6 +116,10 @@ class TrainingError(GemsRayError):
 
 class RunFolderError(GemsRayError):
     """A run folder is missing, damaged or belongs to another experiment."""
+
+
+class RecordVersionError(RunFolderError):
+    """A record of a run folder was written by a later version of the program: it is not damaged."""
 
 
 class StudyError(GemsRayError):

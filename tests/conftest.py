@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from gems_ray.action_box import ActionBox
 from gems_ray.data.npz import save_dataset
 from gems_ray.simulator import environment
 from gems_ray.simulator.items import draw_items
 from gems_ray.world.agent import BehaviorAgent
 from gems_ray.world.belief import GruBelief
 from gems_ray.world.bundle import World
-from gems_ray.world.ranker import ActionBounds, GemsRanker, RankerConfig
+from gems_ray.world.ranker import GemsRanker, RankerConfig
 from gems_ray.worldmaking.collect import collect_dataset
 
 torch.set_num_threads(1)
@@ -26,7 +27,7 @@ def make_world(name="diffuse_mix", seed=0):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         ranker = GemsRanker(RankerConfig(encoder_sizes=(16,), decoder_sizes=(16,))).requires_grad_(False)
-        bounds = ActionBounds(np.zeros(32, dtype=np.float32), np.full(32, 3.0, dtype=np.float32))
+        bounds = ActionBox(np.zeros(32, dtype=np.float32), np.full(32, 3.0, dtype=np.float32))
         agents = {quality: BehaviorAgent(GruBelief(), bounds).requires_grad_(False) for quality in ("expert", "medium")}
     return World(chosen, draw_items(chosen, np.random.default_rng(seed)), ranker, bounds, agents, {"made": "by a test"})
 

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from gems_ray.algorithms.adam import Adam
 from gems_ray.algorithms.base import AlgorithmConfig, Noise
-from gems_ray.algorithms.networks import DeterministicActor
 from gems_ray.algorithms.transitions import TransitionAlgorithm
 from gems_ray.config import HiddenSizes
 from gems_ray.data.experience import Batch
+from gems_ray.networks import DeterministicActor
 
 
 class BCConfig(AlgorithmConfig):

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from gems_ray.algorithms.adam import Adam
 from gems_ray.algorithms.base import AlgorithmConfig, Noise, soft_update
 from gems_ray.algorithms.conservative import conservative_gradients
-from gems_ray.algorithms.networks import mlp
 from gems_ray.algorithms.transitions import TransitionAlgorithm
-from gems_ray.config import HiddenSizes
+from gems_ray.config import HiddenSizes, blame
 from gems_ray.data.experience import Batch
+from gems_ray.errors import Mistake
+from gems_ray.networks import LOG_STD_RANGE, mlp, squash
 
-LOG_STD_RANGE = (-20.0, 2.0)
 LARGEST_ALPHA_PRIME = 1e6
 
 
@@ -55,7 +55,8 @@ class CQLConfig(AlgorithmConfig):
     def _bounds_are_in_order(self) -> "CQLConfig":
         low, high = self.clip_diff_min, self.clip_diff_max
         if low is not None and high is not None and low > high:
-            raise ValueError(f"clip_diff_min: expected at most clip_diff_max, {high:g}, found {low:g}")
+            expected = f"expected at most clip_diff_max, {high:g}"
+            raise blame(Mistake(("clip_diff_min",), expected=expected, found=f"{low:g}"))
         return self
 
 
@@ -196,22 +197,6 @@ class CQL(TransitionAlgorithm[CQLConfig]):
             values, best = values.max(dim=1)
             log_pi = log_pi.gather(1, best[:, None]).squeeze(1)
         return values - alpha * log_pi if self.config.backup_entropy else values
-
-
-def squash(mean: Tensor, log_std: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
-    """Sample and log-density of a Gaussian pushed through tanh.
-
-    Args:
-        mean, log_std: (B, Z), or (B, 1, Z) for many samples.
-        eps: standard normal, (B, Z) or (B, n, Z).
-    Returns:
-        actions of the shape of `eps`, log-densities without the last dimension.
-    Source: Haarnoja et al. (2018), appendix C, in the form that is stable for large actions.
-    """
-    before_tanh = mean + log_std.exp() * eps
-    log_normal = -0.5 * eps.square() - log_std - 0.5 * math.log(2 * math.pi)
-    log_slope = 2 * (math.log(2) - before_tanh - F.softplus(-2 * before_tanh))
-    return torch.tanh(before_tanh), (log_normal - log_slope).sum(dim=-1)
 
 
 class Scalar(nn.Module):

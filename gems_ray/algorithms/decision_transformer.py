@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from gems_ray.algorithms.adam import Adam
 from gems_ray.algorithms.base import Algorithm, AlgorithmConfig, Noise, RewardScale
 from gems_ray.algorithms.policy import LearnedPolicy
+from gems_ray.config import blame
 from gems_ray.data.experience import WindowBatch, Windows
 from gems_ray.data.normalizer import Normalizer
 from gems_ray.data.trajectories import returns_to_go, trajectory_ends
+from gems_ray.errors import Mistake
 from gems_ray.policies.base import Observations
 
 BEST_SHARE = 0.1  # of the episodes, whose mean return is asked for where `target_return` is not set
@@ -47,7 +49,8 @@ class DecisionTransformerConfig(AlgorithmConfig):
     @model_validator(mode="after")
     def _heads_divide_the_embedding(self) -> "DecisionTransformerConfig":
         if self.embedding_dim % self.num_heads:
-            raise ValueError(f"num_heads: expected a divisor of embedding_dim, {self.embedding_dim}")
+            expected = f"expected a divisor of embedding_dim, {self.embedding_dim}"
+            raise blame(Mistake(("num_heads",), expected=expected, found=f"{self.num_heads}"))
         return self
 
 

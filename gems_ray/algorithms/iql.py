@@ -10,12 +10,10 @@ from torch import Tensor, nn
 
 from gems_ray.algorithms.adam import Adam
 from gems_ray.algorithms.base import AlgorithmConfig, Noise, soft_update
-from gems_ray.algorithms.networks import Critic, DeterministicActor, Value
 from gems_ray.algorithms.transitions import TransitionAlgorithm
 from gems_ray.config import HiddenSizes
 from gems_ray.data.experience import Batch
-
-LOG_STD_RANGE = (-20.0, 2.0)
+from gems_ray.networks import LOG_STD_RANGE, Critic, DeterministicActor, Value
 
 
 class IQLConfig(AlgorithmConfig):

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from gems_ray.algorithms.adam import Adam
 from gems_ray.algorithms.base import AlgorithmConfig, Noise, soft_update
-from gems_ray.algorithms.networks import Critic, DeterministicActor
 from gems_ray.algorithms.transitions import TransitionAlgorithm
 from gems_ray.config import HiddenSizes
 from gems_ray.data.experience import Batch
+from gems_ray.networks import Critic, DeterministicActor
 
 
 class TD3BCConfig(AlgorithmConfig):

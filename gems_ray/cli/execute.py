@@ -60,18 +60,18 @@ class Execution:
 
     def search(self, study_storage: str | None) -> bool:
         """Runs the trials, then the candidates on fresh seeds; true when interrupted before the last one."""
-        from gems_ray.experiments.study import explained, open_study
+        from gems_ray.experiments.study import lost_storage_in_one_line, open_study
         from gems_ray.tune.search import is_complete
 
         for cell in self.run.all_cells():
-            cell.mend()
+            cell.set_damaged_result_aside()
         place = open_study(self.run, study_storage)
-        with explained(place):
+        with lost_storage_in_one_line(place):
             if not is_complete(self.experiment, self.run, place) and self._start().run_search(self.experiment, place):
                 return True
         trials = read_trials(self.run, search_of(self.experiment).objectives)
         chosen = candidates(self.experiment, trials)
-        self.run.write_candidates([candidate.describe() for candidate in chosen])
+        self.run.write_candidates([candidate.as_record() for candidate in chosen])
         if chosen:
             say("Training the best trials and the defaults again, on fresh seeds ...")
             if self.grid([cell for candidate in chosen for cell in candidate.cells]):
@@ -168,8 +168,9 @@ def _conclude(run: RunFolder, interrupted: bool, again: str) -> None:
     write_tables(run, run.path)
     folders = run.cells()
     for folder in folders:
-        if folder.status == FAILED:
-            say(f"failed: {folder.path.name}: {(folder.result() or {}).get('reason')}")
+        result = folder.result()
+        if result and result.status == FAILED:
+            say(f"failed: {folder.path.name}: {result.reason}")
     say(f"Run folder: {run.path}")
     unfinished = sum(folder.status not in ENDED for folder in folders)
     if unfinished or interrupted:

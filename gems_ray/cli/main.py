@@ -16,6 +16,7 @@ from gems_ray.cli.logs import logs
 from gems_ray.cli.plan import plan
 from gems_ray.cli.resume import resume
 from gems_ray.cli.search import search
+from gems_ray.cli.settings import SettingsCommand
 from gems_ray.cli.status import status
 from gems_ray.cli.train import train
 from gems_ray.errors import GemsRayError
@@ -29,7 +30,7 @@ app = typer.Typer(
 )
 app.add_typer(world.app, name="world")
 for command in (collect, train, grid, search, plan, status, logs, resume, export):
-    app.command()(command)
+    app.command(cls=SettingsCommand if command is train else None)(command)
 
 
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # typer exports only what derives from it

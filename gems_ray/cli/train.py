@@ -6,19 +6,25 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from gems_ray.cli.settings import DEFAULT, read_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from gems_ray.errors import Location
     from gems_ray.execution.cell_run import CellRun
 
 
 def train(
+    ctx: typer.Context,
     env_name: Annotated[str, typer.Option("--env_name", "--env-name", help="Environment.")],
-    algorithm: Annotated[str, typer.Option(help="Algorithm.")] = "td3_bc",
+    algorithm: Annotated[
+        str, typer.Option(help="Algorithm. Every setting of it is a flag, at the end of this list.")
+    ] = DEFAULT,
     seed: Annotated[int, typer.Option(min=0, help="Experiment seed.")] = 0,
     max_timesteps: Annotated[
         int, typer.Option("--max_timesteps", "--max-timesteps", min=1, help="Gradient updates.")
@@ -26,30 +32,9 @@ def train(
     evaluation_interval: Annotated[
         int, typer.Option("--evaluation_interval", "--evaluation-interval", min=1, help="Updates between evaluations.")
     ] = 5_000,
-    batch_size: Annotated[
-        int | None, typer.Option("--batch_size", "--batch-size", help="Transitions per update.")
-    ] = None,
-    alpha: Annotated[
-        float | None,
-        typer.Option(help="TD3+BC: weight of the Q term; larger is more RL, 0 is pure cloning. CQL: conservatism."),
-    ] = None,
-    discount: Annotated[float | None, typer.Option(help="Weight of the next step's value.")] = None,
-    tau: Annotated[float | None, typer.Option(help="Polyak step of the targets.")] = None,
-    policy_noise: Annotated[
-        float | None, typer.Option("--policy_noise", "--policy-noise", help="TD3+BC: noise of target actions.")
-    ] = None,
-    policy_freq: Annotated[
-        int | None, typer.Option("--policy_freq", "--policy-freq", help="TD3+BC: critic updates per actor update.")
-    ] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option("--learning_rate", "--learning-rate", help="Adam's step size.")
-    ] = None,
-    normalize: Annotated[
-        bool | None, typer.Option("--normalize/--no-normalize", help="Normalise states [default: normalize].")
-    ] = None,
     setting: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Any other setting of the algorithm; may be repeated."),
+        typer.Option("--set", metavar="NAME=VALUE", help="The same as --NAME VALUE; may be repeated."),
     ] = None,
     quality: Annotated[str, typer.Option(help="Quality of the environment's dataset.")] = "expert",
     dataset: Annotated[Path | None, typer.Option(help="Own npz, in place of the environment's.")] = None,
@@ -75,28 +60,13 @@ def train(
     from gems_ray.learning.trainer import resolve_device
     from gems_ray.machine import machine_report
 
-    given = {
-        "batch_size": batch_size,
-        "alpha": alpha,
-        "discount": discount,
-        "tau": tau,
-        "policy_noise": policy_noise,
-        "policy_freq": policy_freq,
-        "learning_rate": learning_rate,
-    }
-    settings: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-    flags = {name: f"--{name}" for name in settings}
-    if normalize is not None:
-        flags["normalize_states"] = "--normalize" if normalize else "--no-normalize"
-    if normalize is False:
-        settings["normalize_states"] = False
-    settings |= _parse_settings(setting or [], flags)
-    keys = {f"settings.{algorithm}.{name}": flag for name, flag in flags.items()} | {
-        f"settings.{algorithm}.": "--set ",
-        f"worlds.{env_name}": "--world",
-        "dataset.file": "--dataset",
-        "dataset.quality": "--quality",
-        **{f"training.{name}": f"--{name}" for name in ("max_timesteps", "evaluation_interval", "device", "compile")},
+    settings, flags = read_settings(algorithm, ctx.obj, setting or [])
+    keys: dict[Location, str] = {
+        **{("settings", algorithm, name): flag for name, flag in flags.items()},
+        **{("training", name): f"--{name}" for name in ("max_timesteps", "evaluation_interval", "device", "compile")},
+        ("worlds", env_name): "--world",
+        ("dataset", "file"): "--dataset",
+        ("dataset", "quality"): "--quality",
     }
     with _in_flags(keys):
         experiment = check_experiment(
@@ -139,33 +109,20 @@ def train(
 
 
 @contextmanager
-def _in_flags(keys: "Mapping[str, str]") -> "Iterator[None]":
+def _in_flags(keys: "Mapping[Location, str]") -> "Iterator[None]":
     """Errors speak of the flags that were given, not of the keys of an experiment file that stand for them."""
-    from gems_ray.errors import GemsRayError
+    from gems_ray.errors import GemsRayError, dotted
+
+    def name(location: "Location") -> str:
+        for end in range(len(location), 0, -1):
+            if flag := keys.get(location[:end]):
+                return dotted((flag, *location[end:]))
+        return dotted(location)
 
     try:
         yield
     except GemsRayError as error:
-        text = str(error)
-        for key, flag in keys.items():
-            text = text.replace(key, flag)
-        raise type(error)(text) from None
-
-
-def _parse_settings(texts: list[str], flags: "Mapping[str, str]") -> dict[str, Any]:
-    """`NAME=VALUE` texts, with values as YAML; none may be given twice, here or by a flag of its own."""
-    from gems_ray.config import parse_yaml_value
-    from gems_ray.errors import ConfigError
-
-    settings: dict[str, Any] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not (name and equals):
-            raise ConfigError(f"--set {text}: expected NAME=VALUE, for example --set expectile=0.8.")
-        if other := flags.get(name) or ("--set" if name in settings else None):
-            raise ConfigError(f"--set {text}: {name} is given a second time, by {other}. Leave out one of the two.")
-        settings[name] = parse_yaml_value(value, f"--set {text}")
-    return settings
+        raise type(error)(error.told(name)) from None
 
 
 def _train_until_signal(cell_run: "CellRun", say: "Callable[[str], None]") -> None:

@@ -35,7 +35,7 @@ def make_sampler(
         reward_scale: `none`, a factor, or `std` to divide by the standard deviation.
         bootstrap_time_limit: whether `dones` of transitions are 0 at the end of an episode too.
     """
-    center, scale = dataset.action_bounds()
+    center, scale = dataset.action_box()
     sizes = dataset.observations.shape[1], dataset.actions.shape[1], len(dataset)
     options: dict[str, Any] = {
         "seed": seed,

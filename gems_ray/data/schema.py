@@ -6,6 +6,7 @@ from hashlib import sha256
 
 import numpy as np
 
+from gems_ray.action_box import ActionBox
 from gems_ray.config import Config
 
 SCHEMA_VERSION = 1
@@ -106,15 +107,13 @@ class Dataset:
         vars(smaller)["fingerprint"] = self.fingerprint  # so that no worker computes it again
         return smaller
 
-    def action_bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """Center and scale (Z,) float32 that map the actions into [-1, 1].
+    def action_box(self) -> ActionBox:
+        """The box that maps the actions into [-1, 1].
 
         From the world where the file names one, else from the smallest and largest action of the file.
         """
         if self.metadata is not None:
-            return (
-                np.asarray(self.metadata.action_center, dtype=np.float32),
-                np.asarray(self.metadata.action_scale, dtype=np.float32),
-            )
+            sides = self.metadata.action_center, self.metadata.action_scale
+            return ActionBox(*(np.asarray(side, dtype=np.float32) for side in sides))
         low, high = self.actions.min(axis=0), self.actions.max(axis=0)
-        return (low + high) / 2, np.maximum((high - low) / 2, np.float32(1e-6))
+        return ActionBox((low + high) / 2, np.maximum((high - low) / 2, np.float32(1e-6)))

@@ -8,9 +8,10 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 
+from gems_ray.action_box import ActionBox
 from gems_ray.simulator import TopicRec
 from gems_ray.world.belief import GruBelief
-from gems_ray.world.ranker import ActionBounds, GemsRanker
+from gems_ray.world.ranker import GemsRanker
 
 
 class SlateVectorEnv(VectorEnv[np.ndarray, np.ndarray, Any]):
@@ -29,7 +30,7 @@ class SlateVectorEnv(VectorEnv[np.ndarray, np.ndarray, Any]):
 
     metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.DISABLED, "render_modes": []}
 
-    def __init__(self, simulator: TopicRec, ranker: GemsRanker, belief: GruBelief, bounds: ActionBounds) -> None:
+    def __init__(self, simulator: TopicRec, ranker: GemsRanker, belief: GruBelief, bounds: ActionBox) -> None:
         self.simulator = simulator
         self.num_envs = simulator.num_users
         self._ranker = ranker

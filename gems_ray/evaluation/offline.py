@@ -4,7 +4,6 @@ Le, Voloshin & Yue 2019, Batch Policy Learning under Constraints; Voloshin et al
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -17,6 +16,7 @@ from gems_ray.algorithms.base import soft_update
 from gems_ray.data.normalizer import Normalizer
 from gems_ray.data.trajectories import last_steps, returns_to_go, trajectory_ends
 from gems_ray.errors import DatasetError
+from gems_ray.evaluation.record import OfflineEvaluation
 from gems_ray.policies.base import Policy
 from gems_ray.rng import stream, stream_seed
 
@@ -32,18 +32,6 @@ TAU = 0.05  # a target forgets its past within some twenty updates
 UPDATES_ON_RETURNS, UPDATES_ON_POLICY = 500, 400
 DISCOUNT = 0.99  # the same for every policy, whatever its own: estimates are compared with each other
 BLOCK_ROWS = 16_384  # rows whose actions are computed at once
-
-
-@dataclass(frozen=True, slots=True)
-class OfflineEvaluation:
-    """What held-out episodes say about a policy."""
-
-    fqe_value: float  # estimated discounted return, clicks, mean over the first states of the episodes
-    fqe_se: float  # standard error of that mean over episodes; the error of the critics is not in it
-    fqe_spread: float  # standard deviation of that mean over critics: large where the policy leaves the data
-    behavior_value: float  # discounted return that was logged, mean over the same episodes
-    cloning_error: float  # mean squared distance of policy and logged actions, normalised units
-    episodes: int
 
 
 def hold_out(last: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:

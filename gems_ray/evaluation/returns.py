@@ -1,13 +1,11 @@
 """Evaluation in the simulator, on users that are the same for every policy."""
 
-from dataclasses import dataclass
-
 import numpy as np
 
-from gems_ray import metrics
 from gems_ray.data.schema import Dataset
 from gems_ray.envs.rollout import SlateEpisodes, play
 from gems_ray.errors import DatasetError, WorldError
+from gems_ray.evaluation.record import Evaluation
 from gems_ray.policies.base import Policy
 from gems_ray.policies.latents import MeanAgent
 from gems_ray.policies.slates import SlatePolicy
@@ -17,36 +15,6 @@ from gems_ray.simulator.items import topic_norms
 from gems_ray.world.bundle import World
 
 EVALUATION_SEED = 2023  # one fixed set of users per purpose, whatever the experiment's seed
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """What U users made of a policy in one episode each."""
-
-    return_mean: float  # clicks per episode
-    return_se: float  # standard error of the mean over users
-    return_per_step: float
-    distinct_items_per_slate: float
-    distinct_slates: int  # different slates among all that were shown to all users
-    repeated_slates: float  # share of slates that the same user had seen before in the episode
-    catalogue_coverage: float  # share of all items that were shown at least once
-    topic_entropy: float  # of the shown items' topics, bits
-    bored_topics: float  # mean number of topics that bore a user in a step
-    users: int
-
-    def as_metrics(self) -> dict[str, float]:
-        """The values under their names in reports."""
-        return {
-            metrics.RETURN_MEAN: self.return_mean,
-            metrics.RETURN_SE: self.return_se,
-            metrics.RETURN_PER_STEP: self.return_per_step,
-            metrics.DISTINCT_ITEMS: self.distinct_items_per_slate,
-            metrics.DISTINCT_SLATES: self.distinct_slates,
-            metrics.REPEATED_SLATES: self.repeated_slates,
-            metrics.COVERAGE: self.catalogue_coverage,
-            metrics.TOPIC_ENTROPY: self.topic_entropy,
-            metrics.BORED_TOPICS: self.bored_topics,
-        }
 
 
 class Evaluator:

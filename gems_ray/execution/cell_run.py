@@ -1,35 +1,30 @@
 """One cell from its folder and back: continue, train, checkpoint, test."""
 
-import json
 import logging
 import math
 import os
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 
 from gems_ray import metrics
+from gems_ray.checkpoints import read_checkpoint, read_facts, write_checkpoint
 from gems_ray.data.schema import Dataset
 from gems_ray.data.trajectories import last_steps
-from gems_ray.errors import GemsRayError, WorldError
+from gems_ray.errors import CheckpointError, GemsRayError, WorldError
 from gems_ray.evaluation.offline import OfflineEvaluator, hold_out
 from gems_ray.evaluation.returns import Evaluator
 from gems_ray.experiments.cell_folder import DIVERGED, ENDED, FAILED, FINISHED, CellFolder, set_aside
-from gems_ray.experiments.spec import EvaluationSpec, TrainingSpec
-from gems_ray.files import atomic_path
-from gems_ray.flat_state import FlatState, load_modules
+from gems_ray.experiments.records import CellResult, FinalEvaluations, Fingerprints, ValidationReturns
+from gems_ray.flat_state import load_modules
 from gems_ray.learning.trainer import Report, Trainer
 from gems_ray.world.bundle import World
 
 # What a torn or foreign checkpoint raises while it is read or loaded; RuntimeError: layers of other sizes.
-UNREADABLE = (SafetensorError, KeyError, ValueError, TypeError, AttributeError, RuntimeError)
+UNREADABLE = (CheckpointError, KeyError, ValueError, TypeError, AttributeError, RuntimeError)
 
 
 class CellRun:
@@ -49,11 +44,11 @@ class CellRun:
     def __init__(self, folder: CellFolder, dataset: Dataset, world: World | None, wait_s: float = 0) -> None:
         self.folder = folder
         description = folder.description
-        training, evaluation = TrainingSpec(**description["training"]), EvaluationSpec(**description["evaluation"])
+        training, evaluation = description.training, description.evaluation
         self.max_timesteps = training.max_timesteps
-        self._fingerprints = {"dataset": dataset.fingerprint, "world": dataset.world_fingerprint}
+        self._fingerprints = Fingerprints(dataset=dataset.fingerprint, world=dataset.world_fingerprint)
         self._lock = folder.lock(wait_s)
-        folder.sweep()
+        folder.remove_partial_files()
         self._log_handler = folder.open_log()
         self.log = logging.getLogger(f"gems_ray.cell.{folder.path.name}")
         self.log.setLevel(logging.INFO)
@@ -70,7 +65,7 @@ class CellRun:
             rows, self._offline = None, None
             if evaluation.holdout:
                 rows, held_out = hold_out(last_steps(dataset.arrays), evaluation.holdout)
-            name, settings, seed = (description[key] for key in ("algorithm", "settings", "seed"))
+            name, settings, seed = description.algorithm, description.settings, description.seed
             self._make_trainer = partial(
                 Trainer,
                 dataset,
@@ -131,11 +126,11 @@ class CellRun:
     def save(self) -> None:
         """Writes the checkpoint at which training continues; between two updates at any time."""
         tensors, facts = self.trainer.state_dict()
-        _write_tensors(self.folder.last_checkpoint, tensors, {"facts": json.dumps(facts)})
+        write_checkpoint(self.folder.last_checkpoint, tensors, facts)
 
     def fail(self, reason: str) -> None:
         """Ends the cell without a result."""
-        self.folder.write_result({"status": FAILED, "updates": self._updates, "reason": reason})
+        self.folder.write_result(CellResult(status=FAILED, updates=self._updates, reason=reason))
         self.log.error("failed: %s", reason)
 
     def close(self) -> None:
@@ -160,7 +155,7 @@ class CellRun:
         """Loads the last checkpoint; without a readable one the cell begins anew."""
         if self.folder.last_checkpoint.exists():
             try:
-                tensors, facts = read_checkpoint(self.folder)
+                tensors, facts = read_checkpoint(self.folder.last_checkpoint)
                 self.trainer.load_state_dict(tensors, facts)
                 self._check_policy()
             except (torch.OutOfMemoryError, torch.AcceleratorError):  # says nothing about the checkpoint
@@ -169,7 +164,7 @@ class CellRun:
                 del self.trainer  # parts of it are the checkpoint's
                 self.trainer = self._make_trainer()
                 self._begin_anew(str(error))
-        self.folder.keep_metrics(metrics.STEP, self.trainer.reported)
+        self.folder.keep_metrics_until(self.trainer.reported)
         rows = self.folder.metrics()
         if self._begun and (not rows or int(rows[-1][metrics.STEP]) < self.trainer.reported):
             self.folder.append_metrics(self.trainer.last_report)  # its line was cut off; the checkpoint has it
@@ -180,11 +175,18 @@ class CellRun:
         The process may have ended between the two; then the trainer still has it.
         """
         best = self.trainer.best_updates
-        if best < 0 or _saved_updates(self.folder.best_checkpoint) == str(best):
+        if best < 0 or self._saved_updates() == best:
             return
         if best != self._updates:
             raise ValueError(f"{self.folder.best_checkpoint.name} is not the policy after {best} updates")
         self._save_policy()
+
+    def _saved_updates(self) -> int | None:
+        """After how many updates the best policy was saved; None where there is no readable one."""
+        try:
+            return int(read_facts(self.folder.best_checkpoint)["updates"])
+        except (CheckpointError, FileNotFoundError, KeyError, ValueError, TypeError):
+            return None
 
     def _begin_anew(self, reason: str) -> None:
         for checkpoint in (self.folder.last_checkpoint, self.folder.best_checkpoint):
@@ -195,33 +197,35 @@ class CellRun:
     def _save_policy(self) -> None:
         """Writes the networks and the normaliser: what is needed to act."""
         tensors = self.trainer.live_policy.tensors()
-        _write_tensors(self.folder.best_checkpoint, tensors, {"updates": str(self.trainer.best_updates)})
+        write_checkpoint(self.folder.best_checkpoint, tensors, {"updates": self.trainer.best_updates})
 
     def _finish(self, report: Report) -> None:
         trainer = self.trainer
-        result: dict[str, Any] = {
-            "status": DIVERGED if trainer.diverged else FINISHED,
-            "updates": trainer.reported,
-            "seconds": report[metrics.SECONDS],
-            "best_updates": trainer.best_updates,
-            "fingerprints": self._fingerprints,
-            "report": {key: value for key, value in report.items() if math.isfinite(value)},
-        }
-        if trainer.broken_off:
-            result["reason"] = trainer.broken_off
+        validation, test = None, None
         if self._validated:
-            result["validation"] = {"last": report[metrics.RETURN_MEAN], "best": trainer.best_return}
-        if self._offline:
-            result["offline"] = asdict(self._offline(trainer.live_policy))
+            validation = ValidationReturns(last=report[metrics.RETURN_MEAN], best=trainer.best_return)
+        offline = self._offline(trainer.live_policy) if self._offline else None
         if self._test:
             last = best = self._test.evaluate(trainer.live_policy)
             if not trainer.improved:
                 networks, device = trainer.algorithm.networks, str(trainer.algorithm.device)
                 load_modules(networks, load_file(self.folder.best_checkpoint, device=device))
                 best = self._test.evaluate(trainer.live_policy)
-            result["test"] = {"last": asdict(last), "best": asdict(best)}
+            test = FinalEvaluations(last=last, best=best)
+        result = CellResult(
+            status=DIVERGED if trainer.diverged else FINISHED,
+            updates=trainer.reported,
+            seconds=report[metrics.SECONDS],
+            best_updates=trainer.best_updates,
+            fingerprints=self._fingerprints,
+            report={key: value for key, value in report.items() if math.isfinite(value)},
+            validation=validation,
+            offline=offline,
+            test=test,
+            reason=trainer.broken_off or None,
+        )
         self.folder.write_result(result)
-        self.log.info("%s", result["status"])
+        self.log.info("%s", result.status)
 
 
 def describe_report(report: Mapping[str, float], max_timesteps: int) -> str:
@@ -234,28 +238,3 @@ def describe_report(report: Mapping[str, float], max_timesteps: int) -> str:
         parts.append(f"Q {report[metrics.Q_POLICY]:.1f} (bound {report[metrics.Q_BOUND]:.1f})")
     parts.append(f"cloning {report[metrics.CLONING_ERROR]:.3f}")
     return "  ".join(parts)
-
-
-def _write_tensors(path: Path, tensors: FlatState, metadata: dict[str, str]) -> None:
-    """Writes a safetensors file, whole or not at all; a full disk is an OSError, which safetensors itself hides."""
-    with atomic_path(path) as partial:
-        partial.write_bytes(save(tensors, metadata))
-
-
-def _saved_updates(path: Path) -> str | None:
-    """After how many updates a policy was saved; None where there is no readable one."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return (file.metadata() or {}).get("updates")
-    except (SafetensorError, FileNotFoundError):
-        return None
-
-
-def read_checkpoint(folder: CellFolder) -> tuple[FlatState, dict[str, Any]]:
-    """Tensors and facts of the last checkpoint of a cell."""
-    path = folder.last_checkpoint
-    if not path.exists():
-        raise FileNotFoundError(path)
-    with safe_open(path, framework="pt") as file:
-        facts = json.loads(file.metadata()["facts"])
-    return load_file(path), facts

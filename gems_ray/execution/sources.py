@@ -2,13 +2,14 @@
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from gems_ray.data.npz import find_dataset, load_dataset, save_dataset
 from gems_ray.data.schema import Dataset
 from gems_ray.errors import DatasetError, WorldError
 from gems_ray.evaluation.returns import Evaluator, check_world
+from gems_ray.experiments.records import DatasetFacts, References
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.experiments.spec import DatasetSpec, Experiment
 from gems_ray.world.bundle import World, find_world
@@ -54,8 +55,10 @@ def open_source(
     if not path.exists():
         if spec.file is not None:
             raise DatasetError(
-                f"{path}: no such dataset. Check dataset.file, or collect it: python run_tune.py collect "
-                f"--environment {environment} --quality {spec.quality} --output {path}"
+                f"{path}: no such dataset. Check ",
+                ("dataset", "file"),
+                f", or collect it: python run_tune.py collect --environment {environment} --quality {spec.quality} "
+                f"--output {path}",
             )
         world = open_world(experiment, environment)
         check_target(path, "dataset.folder")
@@ -64,9 +67,13 @@ def open_source(
     dataset = load_dataset(path)
     if dataset.metadata is None:
         if environment in experiment.worlds:
+            key = ("worlds", environment)
             raise DatasetError(
-                f"{path}: no metadata, so nothing says that it was collected in the world of worlds.{environment}. "
-                f"Leave out worlds.{environment}, or name a dataset that was collected in it."
+                f"{path}: no metadata, so nothing says that it was collected in the world of ",
+                key,
+                ". Leave out ",
+                key,
+                ", or name a dataset that was collected in it.",
             )
         say(
             f"{path}: only the five arrays, no metadata. Training goes on with offline metrics; an evaluation in the "
@@ -89,8 +96,9 @@ def open_world(experiment: Experiment, environment: str) -> World:
     try:
         return find_world(experiment.world(environment), environment)
     except WorldError as error:
-        where = f"worlds.{environment}: " if environment in experiment.worlds else ""
-        raise WorldError(f"{where}{error}") from None
+        if environment not in experiment.worlds:
+            raise
+        raise WorldError(("worlds", environment), f": {error}") from None
 
 
 def check_target(path: Path, where: str) -> None:
@@ -118,12 +126,12 @@ def record_datasets(run: RunFolder, sources: Mapping[str, Source]) -> None:
     """
     run.check_datasets(
         {
-            environment: {
-                "file": str(source.path),
-                "fingerprint": source.dataset.fingerprint,
-                "transitions": len(source.dataset.rewards),
-                "world_fingerprint": source.world.fingerprint if source.world else None,
-            }
+            environment: DatasetFacts(
+                file=str(source.path),
+                fingerprint=source.dataset.fingerprint,
+                transitions=len(source.dataset.rewards),
+                world_fingerprint=source.world.fingerprint if source.world else None,
+            )
             for environment, source in sources.items()
         }
     )
@@ -133,9 +141,9 @@ def write_references(run: RunFolder, experiment: Experiment, environment: str, w
     """Evaluates the reference policies on the test users, once per run, environment and number of users."""
     users = experiment.evaluation.test_users
     known = run.references(environment)
-    if known is None or any(row.get("users") != users for row in known.values()):
-        rows = Evaluator(world, "test", users).references()
-        run.write_references(environment, {name: asdict(row) for name, row in rows.items()})
+    if known is None or any(evaluation.users != users for evaluation in known.by_policy.values()):
+        evaluations = Evaluator(world, "test", users).references()
+        run.write_references(environment, References.model_validate(evaluations))
 
 
 def _collect(world: World, spec: DatasetSpec, progress: Callable[[int], None]) -> Dataset:
@@ -161,7 +169,10 @@ def _check_as_asked(dataset: Dataset, spec: DatasetSpec, path: Path) -> None:
         found = getattr(metadata, name)
         if found != expected:
             raise DatasetError(
-                f"{path}: collected with {name} {found}, the experiment asks for {expected}. "
-                f"Remove the file to collect it anew, set dataset.{name} to {found}, or name the file itself "
-                "in dataset.file."
+                f"{path}: collected with {name} {found}, the experiment asks for {expected}. Remove the file to "
+                "collect it anew, set ",
+                ("dataset", name),
+                f" to {found}, or name the file itself in ",
+                ("dataset", "file"),
+                ".",
             )

@@ -13,6 +13,7 @@ from typing import Any
 from gems_ray.config import dump_yaml
 from gems_ray.experiments.cell_folder import FAILED, PRUNED, WITH_RESULT, CellFolder
 from gems_ray.experiments.objectives import FQE, RETURN, result_value
+from gems_ray.experiments.records import CandidateRecord, TrialRecord
 from gems_ray.experiments.run_folder import BEST, RunFolder
 from gems_ray.experiments.spec import Cell, Experiment, SearchSpec, all_settings
 from gems_ray.files import write_text_atomically
@@ -47,16 +48,16 @@ class Candidate:
         """The cells on fresh seeds."""
         return self.grid.cells()
 
-    def describe(self) -> dict[str, Any]:
-        """The candidate as plain data."""
+    def as_record(self) -> CandidateRecord:
+        """What the run folder keeps of the candidate."""
         (algorithm,) = self.grid.algorithm
-        return {
-            "label": self.label,
-            "trial": None if self.trial is None else self.trial.number,
-            "algorithm": algorithm,
-            "settings": self.grid.settings.get(algorithm, {}),
-            "cells": [cell.name for cell in self.cells],
-        }
+        return CandidateRecord(
+            label=self.label,
+            trial=None if self.trial is None else self.trial.number,
+            algorithm=algorithm,
+            settings=self.grid.settings.get(algorithm, {}),
+            cells=[cell.name for cell in self.cells],
+        )
 
 
 def search_of(experiment: Experiment) -> SearchSpec:
@@ -98,12 +99,12 @@ def trial_cells(
 
 def read_trials(run: RunFolder, objectives: Sequence[str]) -> list[Trial]:
     """All trials of a search, by number."""
-    return [read_trial(run, number, facts, objectives) for number, facts in run.trials().items()]
+    return [read_trial(run, number, record, objectives) for number, record in run.trials().items()]
 
 
-def read_trial(run: RunFolder, number: int, facts: Mapping[str, Any], objectives: Sequence[str]) -> Trial:
+def read_trial(run: RunFolder, number: int, record: TrialRecord, objectives: Sequence[str]) -> Trial:
     """A trial by its record and its cells."""
-    cells = tuple(run.cell(name) for name in facts["cells"])
+    cells = tuple(run.cell(name) for name in record.cells)
     statuses = [cell.status for cell in cells]
     if FAILED in statuses:
         state = FAILED
@@ -114,11 +115,11 @@ def read_trial(run: RunFolder, number: int, facts: Mapping[str, Any], objectives
     values = tuple(_mean(cells, objective) for objective in objectives) if state == COMPLETE else ()
     if not all(map(math.isfinite, values)):  # a study takes no such value
         state, values = FAILED, ()
-    return Trial(number, facts["algorithm"], facts["settings"], facts["params"], state, values, cells)
+    return Trial(number, record.algorithm, record.settings, record.params, state, values, cells)
 
 
 def _mean(cells: Sequence[CellFolder], objective: str) -> float:
-    return fmean(result_value(cell.result() or {}, objective) for cell in cells)
+    return fmean(result_value(cell.result(), objective) for cell in cells)
 
 
 def best_first(trials: Sequence[Trial]) -> list[Trial]:
@@ -154,24 +155,24 @@ def candidates(experiment: Experiment, trials: Sequence[Trial]) -> list[Candidat
     ranked = best_first(trials)
     distinct: dict[str, Trial] = {}  # proposals may repeat
     for trial in ranked:
-        distinct.setdefault(_whole(trial.algorithm, trial.settings), trial)
+        distinct.setdefault(_settings_key(trial.algorithm, trial.settings), trial)
 
     def candidate(label: str, trial: Trial | None, algorithm: str, settings: Mapping[str, Any]) -> Candidate:
         return Candidate(label, trial, experiment.with_settings(algorithm, settings, seeds, test=True))
 
     defaults = {name: experiment.settings.get(name, {}) for name in experiment.algorithm}
     found = [
-        candidate(f"{name} default", distinct.get(_whole(name, settings)), name, settings)
+        candidate(f"{name} default", distinct.get(_settings_key(name, settings)), name, settings)
         for name, settings in defaults.items()
     ]
-    known = {_whole(name, settings) for name, settings in defaults.items()}
-    for whole, trial in list(distinct.items())[: search.confirm.candidates]:
-        if whole not in known:
+    known = {_settings_key(name, settings) for name, settings in defaults.items()}
+    for key, trial in list(distinct.items())[: search.confirm.candidates]:
+        if key not in known:
             found.append(candidate(f"trial {trial.number}", trial, trial.algorithm, trial.settings))
     return found
 
 
-def _whole(algorithm: str, settings: Mapping[str, Any]) -> str:
+def _settings_key(algorithm: str, settings: Mapping[str, Any]) -> str:
     """An algorithm with all of its settings, as a key."""
     return json.dumps([algorithm, all_settings(algorithm, settings)], sort_keys=True)
 

@@ -7,36 +7,29 @@ import contextlib
 import csv
 import fcntl
 import io
-import json
 import logging
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from filelock import FileLock, Timeout
 
-from gems_ray.config import plain, read_yaml, validate
-from gems_ray.errors import ConfigError, RunFolderError
-from gems_ray.experiments.spec import DatasetSpec, EvaluationSpec, TrainingSpec
+from gems_ray.errors import RecordVersionError, RunFolderError
+from gems_ray.experiments.records import CellDescription, CellResult, Report
 from gems_ray.files import log_handler, write_text_atomically
 from gems_ray.metrics import STEP
+from gems_ray.record import read_record, write_record
 
-FINISHED, DIVERGED, PRUNED, FAILED = "finished", "diverged", "pruned", "failed"
+FINISHED: Final = "finished"
+DIVERGED: Final = "diverged"
+PRUNED: Final = "pruned"
+FAILED: Final = "failed"
 RUNNING, UNFINISHED, PENDING = "running", "unfinished", "pending"
 WITH_RESULT = (FINISHED, DIVERGED)  # trained to the end and tested; `diverged`: Q-values far above what rewards can pay
 ENDED = (*WITH_RESULT, PRUNED, FAILED)  # `pruned`: a search stopped it early
-DESCRIBED: dict[str, Any] = {
-    "environment": str,
-    "algorithm": str,
-    "seed": int,
-    "settings": dict,
-    "world": str,
-    "dataset": DatasetSpec,
-    "training": TrainingSpec,
-    "evaluation": EvaluationSpec,
-}
 DESCRIPTION, METRICS, RESULT, LOG, LOCK = "cell.yaml", "metrics.csv", "result.json", "log.txt", ".lock"
 
 
@@ -62,22 +55,16 @@ class CellFolder:
         return self.path / LOG
 
     @property
-    def description(self) -> dict[str, Any]:
-        """What determines the cell."""
+    def description(self) -> CellDescription:
+        """What determines the cell.
+
+        Raises:
+            RunFolderError: the file is missing or damaged.
+        """
         path = self.path / DESCRIPTION
-        try:
-            document = read_yaml(path)
-            found = plain(document.data)
-            for key, kind in DESCRIBED.items():
-                if key not in found:
-                    raise ConfigError(f"{path}: `{key}` is missing.")
-                if kind in (str, int, dict):
-                    if not isinstance(found[key], kind):
-                        raise ConfigError(f"{path}: `{key}` is no {kind.__name__}.")
-                else:
-                    validate(found[key], kind, document, prefix=(key,))
-        except ConfigError as error:
-            raise RunFolderError(f"{error} `run_tune.py resume` writes it anew.") from None
+        found = read_record(path, CellDescription)
+        if found is None:
+            raise RunFolderError(f"{path}: no such file. {CellDescription.advice}")
         return found
 
     @property
@@ -85,32 +72,33 @@ class CellFolder:
         """finished, diverged (finished as well), pruned, failed, unfinished (has begun) or pending."""
         return self.status_by(self.result())
 
-    def status_by(self, result: Mapping[str, Any] | None) -> str:
+    def status_by(self, result: CellResult | None) -> str:
         """The status, from a result that has been read already."""
         if result is not None:
-            return str(result["status"])
+            return result.status
         return UNFINISHED if (self.path / METRICS).exists() else PENDING
 
-    def result(self) -> dict[str, Any] | None:
+    def result(self) -> CellResult | None:
         """How the cell ended; None while it has not.
 
         Raises:
             RunFolderError: the file is damaged.
         """
-        return read_json(self.path / RESULT, _check_result)
+        return read_record(self.path / RESULT, CellResult)
 
-    def write_result(self, result: Mapping[str, Any]) -> None:
+    def write_result(self, result: CellResult) -> None:
         """Records how the cell ended."""
-        write_json(self.path / RESULT, result)
+        write_record(self.path / RESULT, result)
 
-    def mend(self) -> None:
-        """Sets a damaged result aside, so that the cell ends again."""
-        try:
-            self.result()
-        except RunFolderError:
-            set_aside(self.path / RESULT)
+    def last_report(self, result: CellResult | None) -> Report:
+        """The report of a result that has been read already, or the last one so far; empty before the first."""
+        return result.report if result and result.report else next(reversed(self.metrics()), {})
 
-    def sweep(self) -> None:
+    def set_damaged_result_aside(self) -> None:
+        """Renames a damaged result, so that the cell ends again."""
+        set_aside_if_damaged(self.path / RESULT, self.result)
+
+    def remove_partial_files(self) -> None:
         """Removes what a killed process left of the files that only the owner of the cell writes; hold the lock."""
         for name in (METRICS, self.last_checkpoint.name, self.best_checkpoint.name):
             for partial in self.path.glob(f".{name}.*.partial"):
@@ -139,14 +127,15 @@ class CellFolder:
         """A handler that adds to the cell's log."""
         return log_handler(self.log, "%(asctime)s %(levelname)-7s %(message)s")
 
-    def metrics(self) -> list[dict[str, str]]:
+    def metrics(self) -> list[Report]:
         """Rows of metrics.csv; a last line that was cut off, and whatever is no row of numbers, is left out."""
-        rows: list[dict[str, str]] = []
+        reports: list[Report] = []
         with contextlib.suppress(csv.Error):  # binary
-            rows.extend(row for row in csv.DictReader(io.StringIO(self._whole_lines())) if _is_row(row))
-        return rows
+            rows = csv.DictReader(io.StringIO(self._whole_lines()))
+            reports.extend(report for row in rows if (report := _read_row(row)) is not None)
+        return reports
 
-    def append_metrics(self, row: Mapping[str, Any]) -> None:
+    def append_metrics(self, row: Mapping[str, float]) -> None:
         """Adds a row; the first row's keys are the header, which grows where a later row has more."""
         path, header = self.path / METRICS, self._header()
         if new := [key for key in row if key not in header] if header else []:
@@ -156,20 +145,20 @@ class CellFolder:
             writer = csv.DictWriter(file, header or list(row), restval="")
             if file.tell() == 0:
                 writer.writeheader()
-            writer.writerow({key: "" if value != value else value for key, value in row.items()})
+            writer.writerow({key: value for key, value in row.items() if math.isfinite(value)})
 
-    def keep_metrics(self, key: str, largest: int) -> None:
+    def keep_metrics_until(self, updates: int) -> None:
         """Drops rows beyond a checkpoint, and a line that was cut off; a file without any row is set aside."""
         path, found = self.path / METRICS, self.metrics()
-        rows = [row for row in found if int(row[key]) <= largest]
+        rows = [row for row in found if row[STEP] <= updates]
         if rows:
-            self._write_metrics(rows, list(rows[0]))
+            self._write_metrics(rows, self._header())
         elif not found and self._whole_lines():
             set_aside(path)
         else:
             path.unlink(missing_ok=True)
 
-    def _write_metrics(self, rows: Sequence[Mapping[str, str]], header: Sequence[str]) -> None:
+    def _write_metrics(self, rows: Sequence[Report], header: Sequence[str]) -> None:
         text = io.StringIO()
         writer = csv.DictWriter(text, header, restval="")
         writer.writeheader()
@@ -187,16 +176,23 @@ class CellFolder:
         return text[: text.rfind(b"\n") + 1].decode("utf-8", errors="replace")
 
 
-def _is_row(row: Mapping[Any, Any]) -> bool:
+def _read_row(row: Mapping[Any, Any]) -> Report | None:
+    """The finite numbers of a row; None where it is cut off or holds something else."""
     if None in row or None in row.values():  # too long, too short
-        return False
+        return None
     try:
         int(row[STEP])
-        for value in row.values():
-            float(value or 0)
+        numbers = {key: _read_number(text) for key, text in row.items() if text}
     except (KeyError, ValueError):
-        return False
-    return True
+        return None
+    return {key: value for key, value in numbers.items() if math.isfinite(value)}
+
+
+def _read_number(text: str) -> int | float:
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
 
 
 def is_locked(path: Path) -> bool:
@@ -235,63 +231,18 @@ def set_aside(path: Path) -> None:
     path.replace(path.with_name(f"{path.name}.damaged"))
 
 
-def read_json(path: Path, check: Callable[[dict[str, Any]], None] = lambda value: None) -> dict[str, Any] | None:
-    """Content of a JSON file; None where there is none.
+def set_aside_if_damaged(path: Path, read: Callable[[], object]) -> None:
+    """Sets a file aside where it cannot be read.
 
     Args:
         path: of the file.
-        check: raises ValueError, KeyError or TypeError where the content is not what it must be.
+        read: reads it.
     Raises:
-        RunFolderError: it is damaged.
+        RecordVersionError: a later version of the program wrote it.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(value, dict):
-            raise ValueError(f"expected an object, found {type(value).__name__}")
-        check(value)
-    except FileNotFoundError:
-        return None
-    except KeyError as error:
-        raise RunFolderError(f"{path}: cannot be read ({error} is missing). Remove it to repeat that part.") from None
-    except (ValueError, TypeError, OSError) as error:
-        raise RunFolderError(f"{path}: cannot be read ({error}). Remove it to repeat that part.") from None
-    return value
-
-
-def check_kind(value: Any, kind: type | tuple[type, ...], name: str) -> None:
-    """Raises ValueError unless a value of a JSON or YAML file is of a kind."""
-    if not isinstance(value, kind):
-        raise ValueError(f"{name}: found {value!r}")
-
-
-def check_numbers(value: Any, name: str) -> None:
-    """Raises ValueError unless all values of an object are numbers, or missing."""
-    check_kind(value, dict, name)
-    for key, number in value.items():
-        check_kind(number, (int, float, type(None)), f"{name}.{key}")
-
-
-def _check_result(result: dict[str, Any]) -> None:
-    if result["status"] not in ENDED:
-        raise ValueError(f"status: found {result['status']!r}")
-    check_kind(result.get("reason"), (str, type(None)), "reason")
-    check_kind(result.get("fingerprints", {}), dict, "fingerprints")
-    check_numbers({key: result.get(key) for key in ("updates", "seconds", "best_updates")}, "result")
-    for key in ("report", "validation", "offline"):
-        check_numbers(result.get(key, {}), key)
-    test = result.get("test", {})
-    check_kind(test, dict, "test")
-    for name, values in test.items():
-        check_numbers(values, f"test.{name}")
-    measured = list(result.get("report", {}).values())
-    if "offline" in result:
-        measured += [result["offline"][key] for key in ("fqe_value", "fqe_spread")]
-    if test:
-        measured.append(test["last"]["return_mean"])
-    for value in measured:
-        check_kind(value, (int, float), "a measurement")
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Writes a JSON file, whole or not at all."""
-    write_text_atomically(path, json.dumps(dict(value), indent=2) + "\n")
+        read()
+    except RecordVersionError:
+        raise
+    except RunFolderError:
+        set_aside(path)

@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 from gems_ray import metrics
+from gems_ray.experiments.records import CellResult
 
 RETURN, FQE = "return", "fqe"
 # All on the validation users, of the last checkpoint unless the name says best.
@@ -17,18 +17,18 @@ MEASURED = {
 }
 
 
-def reported_value(report: Mapping[str, Any], objective: str) -> float | None:
+def reported_value(report: Mapping[str, float], objective: str) -> float | None:
     """The objective in a report on the way; None where it is not measured there."""
-    value = report.get(MEASURED.get(objective, ""))
-    return None if value is None else float(value)
+    return report.get(MEASURED.get(objective, ""))
 
 
-def result_value(result: Mapping[str, Any], objective: str) -> float:
+def result_value(result: CellResult | None, objective: str) -> float:
     """The objective of a cell that has its result; NaN where it was not measured.
 
     The estimate is a cautious one: the critics' mean less their deviation, large where a policy leaves the data.
     """
+    if result is None:
+        return math.nan
     if objective == FQE:
-        offline = result.get("offline")
-        return float(offline["fqe_value"] - offline["fqe_spread"]) if offline else math.nan
-    return float(result.get("report", {}).get(MEASURED[objective], math.nan))
+        return result.offline.fqe_value - result.offline.fqe_spread if result.offline else math.nan
+    return result.report.get(MEASURED[objective], math.nan)

@@ -108,24 +108,16 @@ def read_progress(run: RunFolder) -> RunState:
 
 def read_cell(folder: CellFolder) -> CellState:
     """The state of a cell."""
-    max_timesteps = 0
+    max_timesteps, result, reason = 0, None, None
     try:
-        max_timesteps = int(folder.description["training"]["max_timesteps"])
-        result = folder.result() or {}
-        state = folder.status_by(result or None)
+        max_timesteps = folder.description.training.max_timesteps
+        result = folder.result()
+        state, reason = folder.status_by(result), result and result.reason
     except RunFolderError as error:
-        state, result = UNFINISHED, {"reason": str(error)}
+        state, reason = UNFINISHED, str(error)
     if state not in ENDED and folder.is_locked():
         state = RUNNING
-    rows = folder.metrics()
-    report = result.get("report") or {key: float(value) for key, value in (rows[-1] if rows else {}).items() if value}
-    return CellState(
-        folder.path.name,
-        state,
-        max_timesteps,
-        report,
-        str(result.get("reason") or ""),
-    )
+    return CellState(folder.path.name, state, max_timesteps, folder.last_report(result), reason or "")
 
 
 def describe_seconds(seconds: float) -> str:
@@ -141,8 +133,7 @@ def _planned(run: RunFolder) -> int:
     experiment = run.experiment()
     if not experiment.search:
         return len(experiment.cells())
-    tried = run.candidates()
-    if tried is not None:
-        return len({name for facts in (*run.trials().values(), *tried) for name in facts["cells"]})
+    if run.candidates() is not None:
+        return len(run.search_cells())
     again = experiment.search.confirm.planned(len(experiment.algorithm))
     return len(experiment.environment) * (experiment.planned_trials * experiment.search.seeds_per_trial + again)

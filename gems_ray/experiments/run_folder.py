@@ -1,7 +1,7 @@
 """The run folder: plain YAML, JSON, CSV and safetensors under relative paths, the record of truth of every run.
 
     RUN/experiment.yaml              what was asked for; can be run again
-    RUN/environment.json             versions and hardware, where the run began
+    RUN/machine.json                 versions and hardware, where the run began (once environment.json)
     RUN/datasets.json                fingerprints of the datasets and their worlds
     RUN/references/ENVIRONMENT.json  returns of the reference policies on the test users
     RUN/cells/CELL/cell.yaml         everything that determines the cell
@@ -17,32 +17,31 @@ Nothing here needs ray or torch.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from gems_ray.config import dump_yaml, load_config, plain, read_yaml
+from gems_ray.config import dump_yaml, load_config
 from gems_ray.errors import ConfigError, RunFolderError
-from gems_ray.experiments.cell_folder import (
-    DESCRIPTION,
-    LOCK,
-    CellFolder,
-    check_kind,
-    check_numbers,
-    is_locked,
-    read_json,
-    set_aside,
-    write_json,
+from gems_ray.experiments.cell_folder import DESCRIPTION, LOCK, CellFolder, is_locked, set_aside_if_damaged
+from gems_ray.experiments.records import (
+    CandidateRecord,
+    Candidates,
+    CellDescription,
+    DatasetFacts,
+    Datasets,
+    References,
+    TrialRecord,
 )
 from gems_ray.experiments.spec import Cell, Experiment
 from gems_ray.files import write_text_atomically
+from gems_ray.machine import MachineReport
+from gems_ray.record import read_record, record_text, write_record
 
-ENVIRONMENT = "environment.json"
+MACHINE, FORMER_MACHINE = "machine.json", "environment.json"
 EXPERIMENT, CELLS, REFERENCES, TRIALS, BEST = "experiment.yaml", "cells", "references", "trials", "best.yaml"
-REFERENCE_POLICIES = ("random", "oracle", "behavior")  # weakest first
-TRIAL_KEYS = {"algorithm": str, "settings": dict, "params": dict, "cells": list}
-CANDIDATE_KEYS = {"label": str, "trial": (int, type(None)), "algorithm": str, "settings": dict, "cells": list}
 DATASETS, STUDY, CANDIDATES = "datasets.json", "study.json", "candidates.json"
 
 
@@ -57,9 +56,13 @@ class RunFolder:
     path: Path
 
     @classmethod
-    def create(cls, path: Path, experiment: Experiment, environment: Mapping[str, Any]) -> "RunFolder":
+    def create(cls, path: Path, experiment: Experiment, machine: MachineReport) -> "RunFolder":
         """Makes the folder of an experiment; the folder of the same experiment is opened as it is.
 
+        Args:
+            path: of the folder.
+            experiment: what is asked for.
+            machine: where the run begins; a run that goes on keeps the report of its beginning.
         Raises:
             RunFolderError: the folder holds another experiment, or files that are not a run's.
         """
@@ -67,8 +70,8 @@ class RunFolder:
         run = cls(path)
         if not (path / EXPERIMENT).exists() or run.experiment() != experiment:  # a search finds its objectives
             write_text_atomically(path / EXPERIMENT, dump_yaml(experiment.as_yaml()))
-        if not (path / ENVIRONMENT).exists():  # where the run began; another driver may be at work in the folder
-            write_json(path / ENVIRONMENT, environment)
+        if not any((path / name).exists() for name in (MACHINE, FORMER_MACHINE)):
+            write_record(path / MACHINE, machine)
         return run
 
     @classmethod
@@ -119,18 +122,22 @@ class RunFolder:
         except ConfigError as error:
             raise RunFolderError(str(error)) from None
 
+    def machine(self) -> MachineReport | None:
+        """Versions and hardware, where the run began; None where that was lost."""
+        return read_record(self.path / MACHINE, MachineReport) or read_record(self.path / FORMER_MACHINE, MachineReport)
+
     def add_cells(self, cells: Iterable[Cell]) -> None:
         """Describes cells in their folders; a description that was damaged is written anew."""
         for cell in cells:
-            path, text = self.cell(cell.name).path / DESCRIPTION, dump_yaml(cell.describe())
-            if not path.exists() or path.read_bytes() != text.encode():
-                write_text_atomically(path, text)
+            path, description = self.cell(cell.name).path / DESCRIPTION, CellDescription.of(cell)
+            if not path.exists() or path.read_bytes() != record_text(path, description).encode():
+                write_record(path, description)
 
     def open_cells(self, cells: Sequence[Cell]) -> None:
         """Makes cells ready to be trained: described, failed ones open again, damaged results aside."""
         self.add_cells(cells)
         for cell in cells:
-            self.cell(cell.name).mend()
+            self.cell(cell.name).set_damaged_result_aside()
             self.cell(cell.name).reopen()
 
     def cell(self, name: str) -> CellFolder:
@@ -159,10 +166,9 @@ class RunFolder:
         if not experiment.search:
             return {cell.name for cell in experiment.cells()}
         try:
-            records = [*self.trials().values(), *(self.candidates() or [])]
+            return self.search_cells()
         except RunFolderError:
             return None
-        return {name for facts in records for name in facts["cells"]}
 
     def find_cell(self, text: str) -> CellFolder:
         """The cell whose name is, or alone contains, a text.
@@ -178,104 +184,63 @@ class RunFolder:
             raise RunFolderError(f"{self.path}: {what} `{text}`. Cells: {names or 'none'}.")
         return found[0]
 
-    def check_datasets(self, found: Mapping[str, Mapping[str, Any]]) -> None:
+    def check_datasets(self, found: Mapping[str, DatasetFacts]) -> None:
         """Records the datasets of a run; a run that goes on must meet the same ones.
 
         Args:
-            found: by environment, `fingerprint`, `world_fingerprint` and more.
+            found: facts by environment.
         Raises:
             RunFolderError: a dataset was changed since the run began.
         """
-        known = read_json(self.path / DATASETS, _check_datasets) or {}
+        record = read_record(self.path / DATASETS, Datasets)
+        known = record.by_environment if record else {}
         for environment, facts in found.items():
             before = known.get(environment, facts)
-            if before["fingerprint"] != facts["fingerprint"]:
+            if before.fingerprint != facts.fingerprint:
                 raise RunFolderError(
-                    f"{self.path}: began with dataset {before['fingerprint']} of {environment}, but {facts['file']} is "
-                    f"now {facts['fingerprint']}. Put the old file back, or choose another --name."
+                    f"{self.path}: began with dataset {before.fingerprint} of {environment}, but {facts.file} is "
+                    f"now {facts.fingerprint}. Put the old file back, or choose another --name."
                 )
-        write_json(self.path / DATASETS, {**found, **known})
+        write_record(self.path / DATASETS, Datasets.model_validate({**found, **known}))
 
-    def references(self, environment: str) -> dict[str, dict[str, float]] | None:
+    def references(self, environment: str) -> References | None:
         """Evaluations of the reference policies on the test users; None where there is no world."""
-        return read_json(self.path / REFERENCES / f"{environment}.json", _check_references)
+        return read_record(self.path / REFERENCES / f"{environment}.json", References)
 
-    def write_references(self, environment: str, rows: Mapping[str, Mapping[str, float]]) -> None:
+    def write_references(self, environment: str, references: References) -> None:
         """Records the evaluations of the reference policies."""
-        write_json(self.path / REFERENCES / f"{environment}.json", {name: dict(row) for name, row in rows.items()})
+        write_record(self.path / REFERENCES / f"{environment}.json", references)
 
-    def trials(self) -> dict[int, dict[str, Any]]:
-        """The trials of a search by number: `algorithm`, `settings`, `params`, the names of the `cells`."""
+    def trials(self) -> dict[int, TrialRecord]:
+        """The trials of a search, by number."""
         files = [file for file in (self.path / TRIALS).glob("*.yaml") if file.stem.isdigit()]
-        return {int(file.stem): _read_trial(file) for file in sorted(files, key=lambda file: int(file.stem))}
+        records = {int(file.stem): read_record(file, TrialRecord) for file in files}
+        return {number: record for number, record in sorted(records.items()) if record is not None}
 
-    def mend_trials(self) -> None:
-        """Sets damaged records aside; the study has what was in them, and the trials say what the candidates are."""
-        for file in (self.path / TRIALS).glob("*.yaml"):
-            try:
-                _read_trial(file)
-            except RunFolderError:
-                set_aside(file)
-        try:
-            self.candidates()
-        except RunFolderError:
-            set_aside(self.path / CANDIDATES)
-
-    def candidates(self) -> list[dict[str, Any]] | None:
-        """What a search trains again on fresh seeds: `label`, `trial`, `settings`, the names of the `cells`.
-
-        None until all of its trials have ended.
-        """
-        found = read_json(self.path / CANDIDATES, _check_candidates)
-        return None if found is None else found["candidates"]
-
-    def write_candidates(self, candidates: Sequence[Mapping[str, Any]]) -> None:
-        """Records what a search trains again."""
-        write_json(self.path / CANDIDATES, {"candidates": [dict(candidate) for candidate in candidates]})
-
-    def write_trial(self, number: int, facts: Mapping[str, Any]) -> None:
+    def write_trial(self, number: int, record: TrialRecord) -> None:
         """Records a trial of a search."""
-        write_text_atomically(self.path / TRIALS / f"{number:04d}.yaml", dump_yaml(facts))
+        write_record(self.path / TRIALS / f"{number:04d}.yaml", record)
 
+    def candidates(self) -> list[CandidateRecord] | None:
+        """What a search trains again on fresh seeds; None until all of its trials have ended."""
+        found = read_record(self.path / CANDIDATES, Candidates)
+        return None if found is None else found.candidates
 
-def _read_trial(file: Path) -> dict[str, Any]:
-    try:
-        facts = plain(read_yaml(file).data)
-        if missing := TRIAL_KEYS.keys() - facts.keys():
-            raise ConfigError(f"{file}: `{missing.pop()}` is missing.")
-        _check_record(facts, TRIAL_KEYS)
-    except ConfigError as error:
-        raise RunFolderError(f"{error} Remove the file and resume the run.") from None
-    except ValueError as error:
-        raise RunFolderError(f"{file}: cannot be read ({error}). Remove the file and resume the run.") from None
-    return facts
+    def search_cells(self) -> set[str]:
+        """Names of the cells of all trials and candidates of a search."""
+        of_trials = [trial.cells for trial in self.trials().values()]
+        of_candidates = [candidate.cells for candidate in self.candidates() or []]
+        return {name for names in (*of_trials, *of_candidates) for name in names}
 
+    def write_candidates(self, candidates: Sequence[CandidateRecord]) -> None:
+        """Records what a search trains again."""
+        write_record(self.path / CANDIDATES, Candidates(candidates=list(candidates)))
 
-def _check_record(facts: Mapping[str, Any], keys: Mapping[str, Any]) -> None:
-    for key, kind in keys.items():
-        check_kind(facts[key], kind, key)
-    for name in facts["cells"]:
-        check_kind(name, str, "cells")
-
-
-def _check_candidates(found: Mapping[str, Any]) -> None:
-    check_kind(found["candidates"], list, "candidates")
-    for candidate in found["candidates"]:
-        check_kind(candidate, dict, "candidates")
-        _check_record(candidate, CANDIDATE_KEYS)
-
-
-def _check_references(found: Mapping[str, Any]) -> None:
-    for name in REFERENCE_POLICIES:
-        check_numbers(found[name], name)
-        for key in ("return_mean", "users"):
-            check_kind(found[name][key], (int, float), f"{name}.{key}")
-
-
-def _check_datasets(found: Mapping[str, Any]) -> None:
-    for environment, facts in found.items():
-        check_kind(facts, dict, environment)
-        check_kind(facts["fingerprint"], str, f"{environment}.fingerprint")
+    def set_damaged_search_records_aside(self) -> None:
+        """Renames damaged records; the study has what was in them, and the trials say what the candidates are."""
+        for file in (self.path / TRIALS).glob("*.yaml"):
+            set_aside_if_damaged(file, partial(read_record, file, TrialRecord))
+        set_aside_if_damaged(self.path / CANDIDATES, self.candidates)
 
 
 def check_free(path: Path, experiment: Experiment) -> None:
@@ -304,12 +269,14 @@ def _check_own_cells(run: RunFolder, experiment: Experiment) -> None:
     if not foreign:
         return
     try:
-        found = foreign[0].description
+        found = foreign[0].description.model_dump()
     except RunFolderError:
         found = {}
     place = tuple(found.get(key) for key in ("environment", "algorithm", "seed"))
     alike = [cell for cell in own.values() if (cell.environment, cell.algorithm, cell.seed) == place]
-    differing = _differing(found, alike[0].describe()) if alike else "environment, algorithm or seed"
+    differing = (
+        _differing(found, CellDescription.of(alike[0]).model_dump()) if alike else "environment, algorithm or seed"
+    )
     more = f" and {len(foreign) - 1} more cells do" if len(foreign) > 1 else " does"
     raise RunFolderError(
         f"{run.path / EXPERIMENT}: {foreign[0].path.name}{more} not belong to this experiment: "

@@ -2,25 +2,21 @@
 
 import itertools
 import json
+import math
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from pydantic import Field, model_validator
 
 from gems_ray.config import Config
 
+if TYPE_CHECKING:
+    from optuna import Trial
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
 ALGORITHM = "algorithm"  # name of the parameter that chooses among several algorithms
 
 Params = dict[str, Any]  # a point of the space under the names that the study shows
-
-
-class Suggests(Protocol):
-    """What the space needs of an Optuna trial."""
-
-    def suggest_categorical(self, name: str, choices: Any) -> Any: ...  # noqa: D102
-    def suggest_float(self, name: str, low: float, high: float, *, step: float | None, log: bool) -> float: ...  # noqa: D102
-    def suggest_int(self, name: str, low: int, high: int, *, step: int, log: bool) -> int: ...  # noqa: D102
 
 
 class Domain(Config):
@@ -76,22 +72,37 @@ class Domain(Config):
         low, high = self.bounds
         if self.integer or self.log_integer:
             return int(low), int(high)
-        return low, low + (self.step or (high - low) / np.pi), high
+        return low, low + (self.step or (high - low) / math.pi), high
 
     def describe(self) -> str:
         """The domain on a line."""
         given = self.model_dump(mode="json", by_alias=True, exclude_none=True)
         return ", ".join(f"{kind} {value}" for kind, value in given.items())
 
-    def suggest(self, trial: Suggests, name: str) -> Any:
-        """Asks a trial for a value."""
+    @property
+    def distribution(self) -> "CategoricalDistribution | FloatDistribution | IntDistribution":
+        """The domain as a study knows it; a choice that a study cannot store is its JSON there."""
+        from optuna import distributions  # not needed to read results
+
         if self.choice is not None:
-            labels = {_label(value): value for value in self.choice}
-            return labels[trial.suggest_categorical(name, list(labels))]
+            return distributions.CategoricalDistribution([_label(value) for value in self.choice])
         low, high = self.bounds
         if self.uniform or self.log_uniform:
-            return trial.suggest_float(name, low, high, step=self.step, log=self.log_uniform is not None)
-        return trial.suggest_int(name, int(low), int(high), step=int(self.step or 1), log=self.log_integer is not None)
+            return distributions.FloatDistribution(low, high, log=self.log_uniform is not None, step=self.step)
+        log, step = self.log_integer is not None, int(self.step or 1)
+        return distributions.IntDistribution(int(low), int(high), log=log, step=step)
+
+    def suggest(self, trial: "Trial", name: str) -> None:
+        """Asks a trial for a value."""
+        from optuna.distributions import CategoricalDistribution, IntDistribution
+
+        asked = self.distribution
+        if isinstance(asked, CategoricalDistribution):
+            trial.suggest_categorical(name, asked.choices)
+        elif isinstance(asked, IntDistribution):
+            trial.suggest_int(name, asked.low, asked.high, step=asked.step, log=asked.log)
+        else:
+            trial.suggest_float(name, asked.low, asked.high, step=asked.step, log=asked.log)
 
     def contains(self, value: Any) -> bool:
         """Whether a value can be suggested; between two steps counts as well."""
@@ -113,7 +124,7 @@ class Domain(Config):
             return len(self.choice)
         low, high = self.bounds
         if self.integer or (self.uniform and self.step):
-            return int(np.floor((high - low) / (self.step or 1) + 1e-9)) + 1
+            return int((high - low) / (self.step or 1) + 1e-9) + 1
         raise ValueError("a grid needs choice, int, or uniform with a step")
 
     def every_value(self) -> list[Any]:
@@ -126,7 +137,7 @@ class Domain(Config):
             return list(self.choice)
         count, (low, high), step = self.count(), self.bounds, self.step or 1
         if self.integer:
-            return [int(low) + index * int(step) for index in range(count)]
+            return list(range(int(low), int(high) + 1, int(step)))
         return [min(high, float(low + index * step)) for index in range(count)]
 
 
@@ -140,7 +151,7 @@ class Space:
     def __init__(self, domains: Mapping[str, Mapping[str, Domain]]) -> None:
         self._domains = domains
 
-    def suggest(self, trial: Suggests) -> None:
+    def suggest(self, trial: "Trial") -> None:
         """Asks a trial for an algorithm, where there are several, and for its settings."""
         algorithm = next(iter(self._domains))
         if len(self._domains) > 1:

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from gems_ray.config import Config, YamlDocument, plain, read_yaml, validate
-from gems_ray.errors import ConfigError, ResourceError, UnknownNameError
+from gems_ray.config import Config, below, blame, plain, read_yaml, validate
+from gems_ray.errors import ConfigError, Location, Mistake, ResourceError
 from gems_ray.experiments.space import Domain, Space
 from gems_ray.registry import Registry
 from gems_ray.simulator.environments import ENVIRONMENTS
@@ -77,7 +77,7 @@ class TrainingSpec(Config):
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes CUDA where there is a GPU.")
     compile: Literal["auto", "on", "off"] = Field(
-        "auto", description="Compile updates; auto does on CUDA, and on CPUs for 100,000 updates and more."
+        "auto", description="Compile updates; auto does on CUDA, and on CPUs for 100,000 updates and more, not of CQL."
     )
     divergence: Divergence = Divergence()
 
@@ -99,7 +99,7 @@ class EvaluationSpec(Config):
     @model_validator(mode="after")
     def _two_users_make_a_deviation(self) -> "EvaluationSpec":
         if self.test_users == 1:
-            raise ValueError("test_users: expected 0, or 2 and more")
+            raise blame(Mistake(("test_users",), expected="expected 0, or 2 and more"))
         return self
 
 
@@ -115,9 +115,10 @@ class Resources(Config):
     @model_validator(mode="after")
     def _ray_can_schedule_it(self) -> "Resources":
         if 0 < self.gpu < SMALLEST_SHARE:
-            raise ValueError(f"gpu: expected 0, or {SMALLEST_SHARE} and more, found {self.gpu:g}")
+            expected = f"expected 0, or {SMALLEST_SHARE} and more"
+            raise blame(Mistake(("gpu",), expected=expected, found=f"{self.gpu:g}"))
         if self.gpu > 1 and self.gpu != int(self.gpu):
-            raise ValueError(f"gpu: expected a share up to 1, or whole GPUs, found {self.gpu:g}")
+            raise blame(Mistake(("gpu",), expected="expected a share up to 1, or whole GPUs", found=f"{self.gpu:g}"))
         return self
 
     def cells_on(self, cpus: float, gpus: float) -> int:
@@ -197,7 +198,8 @@ class SearchSpec(Config):
         if self.sampler == "grid":
             points = sum(math.prod(domain.count() for domain in domains.values()) for domains in self.space.values())
             if points > LARGEST_GRID:
-                raise ValueError(f"sampler: a grid of {points:,} points, expected at most {LARGEST_GRID:,}")
+                expected = f"a grid of {points:,} points, expected at most {LARGEST_GRID:,}"
+                raise blame(Mistake(("sampler",), expected=expected))
         return self
 
 
@@ -224,9 +226,10 @@ class Experiment(Config):
     @model_validator(mode="after")
     def _parts_fit(self) -> "Experiment":
         if self.search and len(self.seed) > 1:
-            raise ValueError("seed: a search begins at one `seed`; search.seeds_per_trial says how many a trial has")
+            expected = "a search begins at one `seed`; search.seeds_per_trial says how many a trial has"
+            raise blame(Mistake(("seed",), expected=expected))
         if self.search and self.search.asha and len(self.environment) > 1:
-            raise ValueError("`search.asha` compares single runs: one environment")
+            raise blame(Mistake(("search", "asha"), problem="compares single runs: one environment"))
         return self
 
     @property
@@ -321,10 +324,11 @@ def load_experiment(path: Path) -> Experiment:
         ConfigError: one line per mistake, with file, line and key.
     """
     document = read_yaml(path)
-    return check_experiment(document.data, document)
+    with document.located():
+        return check_experiment(document.data)
 
 
-def check_experiment(data: Mapping[str, Any], document: YamlDocument | None = None) -> Experiment:
+def check_experiment(data: Mapping[str, Any]) -> Experiment:
     """Turns plain data into an experiment; environments, algorithms and their settings must exist.
 
     Raises:
@@ -332,17 +336,18 @@ def check_experiment(data: Mapping[str, Any], document: YamlDocument | None = No
     """
     from gems_ray.algorithms import ALGORITHMS  # torch: not needed to read results
 
-    experiment = validate(data, Experiment, document)
-    _check_names("environment", experiment.environment, ENVIRONMENTS, document)
-    _check_names("worlds", tuple(experiment.worlds), ENVIRONMENTS, document)
-    _check_names("algorithm", experiment.algorithm, ALGORITHMS, document)
-    _check_names("settings", tuple(experiment.settings), ALGORITHMS, document)
-    _check_use("settings", experiment.settings, "algorithm", experiment.algorithm, document)
-    _check_use("worlds", experiment.worlds, "environment", experiment.environment, document)
+    experiment = validate(data, Experiment)
+    _check_names(("environment",), experiment.environment, ENVIRONMENTS)
+    _check_names(("worlds",), experiment.worlds, ENVIRONMENTS)
+    _check_names(("algorithm",), experiment.algorithm, ALGORITHMS)
+    _check_names(("settings",), experiment.settings, ALGORITHMS)
+    _check_use("settings", experiment.settings, "algorithm", experiment.algorithm)
+    _check_use("worlds", experiment.worlds, "environment", experiment.environment)
     for algorithm, settings in experiment.settings.items():
-        validate(settings, ALGORITHMS[algorithm].Config, document, prefix=("settings", algorithm))
+        with below("settings", algorithm):
+            validate(settings, ALGORITHMS[algorithm].Config)
     if experiment.search:
-        _check_search(experiment, experiment.search, document)
+        _check_search(experiment, experiment.search)
     return experiment
 
 
@@ -363,36 +368,40 @@ def all_settings(algorithm: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     return ALGORITHMS[algorithm].Config(**settings).model_dump(mode="json")
 
 
-def _check_search(experiment: Experiment, search: SearchSpec, document: YamlDocument | None) -> None:
+def _check_search(experiment: Experiment, search: SearchSpec) -> None:
     """Every value that can be proposed must be one that the algorithm takes."""
     from gems_ray.algorithms import ALGORITHMS
 
     searched = Registry("algorithm of this search", {name: name for name in experiment.algorithm})
-    _check_names("search.space", tuple(search.space), searched, document)
+    _check_names(("search", "space"), search.space, searched)
     for algorithm, domains in search.space.items():
-        for setting, domain in domains.items():
-            for value in domain.examples:
-                prefix = ("search", "space", algorithm)
-                validate({setting: value}, ALGORITHMS[algorithm].Config, document, prefix=prefix)
-    space = Space(search_domains(experiment))
+        with below("search", "space", algorithm):
+            for setting, domain in domains.items():
+                for value in domain.examples:
+                    validate({setting: value}, ALGORITHMS[algorithm].Config)
     for index, point in enumerate(search.initial):
-        where = ("search", "initial", index)
-        algorithm = str(point.get("algorithm", experiment.algorithm[0]))
-        if algorithm not in searched:
-            message = f"search.initial: {algorithm} is not an algorithm of this search ({', '.join(searched)})."
-            raise document.error((*where, "algorithm"), message) if document else ConfigError(message)
-        settings = {key: value for key, value in point.items() if key != "algorithm"}
-        validate(settings, ALGORITHMS[algorithm].Config, document, prefix=where)
-        if unknown := set(settings) - set(search.space.get(algorithm, {})):
-            message = f"search.initial: `{unknown.pop()}` is not in search.space. Add it there, or set it in settings."
-            raise document.error(where, message) if document else ConfigError(message)
-        base = experiment.settings.get(algorithm, {})
-        whole = all_settings(algorithm, {**base, **settings})
-        if outside := space.outside(algorithm, whole):
-            name = outside[0]
-            origin = "" if name in settings else " (not named here, so its default)"
-            message = f"search.initial: {name} {whole[name]}{origin} lies outside of search.space."
-            raise document.error(where, message) if document else ConfigError(message)
+        with below("search", "initial", index):
+            _check_point(experiment, search, point)
+
+
+def _check_point(experiment: Experiment, search: SearchSpec, point: Mapping[str, Any]) -> None:
+    """A point that is tried first must be one of the space."""
+    from gems_ray.algorithms import ALGORITHMS
+
+    algorithm = str(point.get("algorithm", experiment.algorithm[0]))
+    if algorithm not in experiment.algorithm:
+        names = ", ".join(experiment.algorithm)
+        expected = f"{algorithm} is not an algorithm of this search ({names})"
+        raise ConfigError(Mistake(("algorithm",), expected=expected))
+    settings = {key: value for key, value in point.items() if key != "algorithm"}
+    validate(settings, ALGORITHMS[algorithm].Config)
+    if unknown := set(settings) - set(search.space.get(algorithm, {})):
+        advice = "Add it there, or set it in settings."
+        raise ConfigError(Mistake((unknown.pop(),), problem="is not in search.space", advice=advice))
+    whole = all_settings(algorithm, {**experiment.settings.get(algorithm, {}), **settings})
+    if outside := Space(search_domains(experiment)).outside(algorithm, whole):
+        origin = "" if outside[0] in settings else " (not named here, so its default)"
+        raise ConfigError(Mistake(expected=f"{outside[0]} {whole[outside[0]]}{origin} lies outside of search.space"))
 
 
 def search_domains(experiment: Experiment) -> dict[str, dict[str, Domain]]:
@@ -401,25 +410,16 @@ def search_domains(experiment: Experiment) -> dict[str, dict[str, Domain]]:
     return {algorithm: experiment.search.space.get(algorithm, {}) for algorithm in experiment.algorithm}
 
 
-def _check_use(
-    key: str, given: Mapping[str, Any], field: str, names: tuple[str, ...], document: YamlDocument | None
-) -> None:
+def _check_use(key: str, given: Mapping[str, Any], field: str, names: tuple[str, ...]) -> None:
     """What is said of an algorithm or environment that does not take part would be ignored in silence."""
     for name in given:
         if name not in names:
-            message = f"`{key}.{name}`: `{field}` is {', '.join(names)}. Add {name} to `{field}`, or remove this."
-            raise document.error((key, name), message) if document else ConfigError(message)
+            advice = f"Add {name} to `{field}`, or remove this."
+            raise ConfigError(Mistake((key, name), expected=f"`{field}` is {', '.join(names)}", advice=advice))
 
 
-def _check_names(key: str, names: tuple[str, ...], known: Mapping[str, Any], document: YamlDocument | None) -> None:
+def _check_names(location: Location, names: tuple[str, ...] | Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    """Every name of a list, or every key of a mapping, must be known."""
     for index, name in enumerate(names):
-        try:
+        with below(*location, name if isinstance(names, Mapping) else index):
             known[name]
-        except UnknownNameError as error:
-            if document is None:
-                raise
-            path, value = key.split("."), document.data
-            for part in path:
-                value = value.get(part)
-            last = (name,) if isinstance(value, dict) else (index,) if isinstance(value, list) else ()
-            raise document.error((*path, *last), str(error)) from None

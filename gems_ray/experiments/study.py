@@ -16,8 +16,10 @@ from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.storages import RDBStorage
 
 from gems_ray.errors import StudyError
-from gems_ray.experiments.cell_folder import check_kind, read_json, set_aside, write_json
+from gems_ray.experiments.cell_folder import set_aside
+from gems_ray.experiments.records import StudyFacts
 from gems_ray.experiments.run_folder import STUDY, RunFolder
+from gems_ray.record import read_record, write_record
 
 SQLITE_FILE = "study.db"
 PASSWORD = "***"
@@ -44,29 +46,23 @@ def open_study(run: RunFolder, url: str | None) -> StudyPlace:
         StudyError: the storage cannot be opened, or the run began with another one.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    known: dict[str, Any] = read_json(run.path / STUDY, _check_facts) or {}
-    shown = None if url is None else _shown(_parse(url))
+    known = read_record(run.path / STUDY, StudyFacts)
+    public = None if url is None else _without_password(_parse(url))
     if known and url is None:
-        url = shown = known["storage"]
+        url = public = known.storage
         if url and PASSWORD in url:
             raise StudyError(f"{run.path}: its study is in {url}. Give --study-storage with the password to go on.")
-    elif known and known["storage"] != shown:
-        place = known["storage"] or f"{run.path / SQLITE_FILE} (without --study-storage)"
-        raise StudyError(f"{run.path}: began with its study in {place}, not in {shown}.")
-    facts = known or {"name": run.path.resolve().name, "storage": shown, "run": uuid.uuid4().hex}
+    elif known and known.storage != public:
+        place = known.storage or f"{run.path / SQLITE_FILE} (without --study-storage)"
+        raise StudyError(f"{run.path}: began with its study in {place}, not in {public}.")
+    facts = known or StudyFacts(name=run.path.resolve().name, storage=public, run=uuid.uuid4().hex)
     storage = _open_sqlite(run) if url is None else _open(url)
-    write_json(run.path / STUDY, facts)
-    return StudyPlace(storage, facts["name"], facts["run"], is_private=url is None)
-
-
-def _check_facts(facts: dict[str, Any]) -> None:
-    check_kind(facts["name"], str, "name")
-    check_kind(facts["run"], str, "run")
-    check_kind(facts["storage"], (str, type(None)), "storage")
+    write_record(run.path / STUDY, facts)
+    return StudyPlace(storage, facts.name, facts.run, is_private=url is None)
 
 
 @contextmanager
-def explained(place: StudyPlace) -> Iterator[None]:
+def lost_storage_in_one_line(place: StudyPlace) -> Iterator[None]:
     """Turns the end of a database, or of its disk, into one line: the cells are saved, and a run can go on."""
     try:
         yield
@@ -85,7 +81,7 @@ def check_storage(url: str) -> None:
         StudyError: the URL makes no sense, or nothing answers there.
     """
     parsed = _parse(url)
-    with _explained(parsed):
+    with _opening_errors_in_one_line(parsed):
         sqlalchemy.create_engine(_with_driver(parsed)).connect().close()
 
 
@@ -129,7 +125,7 @@ def _open(url: str) -> RDBStorage:
     sqlite = parsed.get_backend_name() == "sqlite"
     options: dict[str, Any] = {"connect_args": {"timeout": 60}} if sqlite else {"pool_pre_ping": True}
     address = _with_driver(parsed).render_as_string(hide_password=False)
-    with _explained(parsed):
+    with _opening_errors_in_one_line(parsed):
         for _ in range(OPENINGS):
             try:
                 return RDBStorage(address, engine_kwargs=options)
@@ -138,7 +134,7 @@ def _open(url: str) -> RDBStorage:
         return RDBStorage(address, engine_kwargs=options)
 
 
-def _shown(url: sqlalchemy.URL) -> str:
+def _without_password(url: sqlalchemy.URL) -> str:
     """The URL without its password, wherever it stands."""
     if "password" in url.query:
         url = url.update_query_dict({"password": PASSWORD})
@@ -151,9 +147,9 @@ def _with_driver(url: sqlalchemy.URL) -> sqlalchemy.URL:
 
 
 @contextmanager
-def _explained(url: sqlalchemy.URL) -> Iterator[None]:
+def _opening_errors_in_one_line(url: sqlalchemy.URL) -> Iterator[None]:
     """Turns what a database has to say into one line, without the password."""
-    place = f"--study-storage {_shown(url)}"
+    place = f"--study-storage {_without_password(url)}"
     try:
         yield
     except ImportError as error:

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gems_ray.action_box import ActionBox
 from gems_ray.flat_state import FlatState, flatten_modules, load_modules
 from gems_ray.policies.base import Observations, Policy, Random, State, standard_normal, uniform
 from gems_ray.world.agent import BehaviorAgent
 from gems_ray.world.belief import GruBelief
-from gems_ray.world.ranker import ActionBounds
 
 
 class RandomLatents(Policy):
@@ -24,7 +24,7 @@ class RandomLatents(Policy):
 
     kind = "random_latents"
 
-    def __init__(self, bounds: ActionBounds, random: Random | None = None) -> None:
+    def __init__(self, bounds: ActionBox, random: Random | None = None) -> None:
         self.bounds = bounds
         self._random = np.random.default_rng(0) if random is None else random
 
@@ -48,7 +48,7 @@ class RandomLatents(Policy):
     @classmethod
     def restore(cls, description: Mapping[str, Any], tensors: FlatState) -> "Policy":
         """The policy of a box."""
-        return cls(ActionBounds(tensors["center"].numpy(), tensors["scale"].numpy()))
+        return cls(ActionBox(tensors["center"].numpy(), tensors["scale"].numpy()))
 
 
 class MeanAgent(Policy):
@@ -81,7 +81,7 @@ class MeanAgent(Policy):
     def restore(cls, description: Mapping[str, Any], tensors: FlatState) -> "Policy":
         """The policy of an agent."""
         sizes = dict(description["agent"])
-        bounds = ActionBounds(tensors["agent.center"].numpy(), tensors["agent.scale"].numpy())
+        bounds = ActionBox(tensors["agent.center"].numpy(), tensors["agent.scale"].numpy())
         hidden_size = sizes.pop("hidden_size")
         agent = BehaviorAgent(GruBelief(**sizes), bounds, hidden_size)
         load_modules({"agent": agent}, tensors)

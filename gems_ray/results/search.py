@@ -9,16 +9,22 @@ from typing import Any
 import pandas as pd
 from rich.table import Table
 
-from gems_ray.experiments.candidates import COMPLETE, pareto_front, read_trials, search_of
+from gems_ray.errors import RunFolderError
+from gems_ray.experiments.candidates import COMPLETE, pareto_front, read_trials
 from gems_ray.experiments.cell_folder import WITH_RESULT, CellFolder
 from gems_ray.experiments.objectives import FQE, RETURN, result_value
+from gems_ray.experiments.records import CellResult
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.files import write_text_atomically
 from gems_ray.results.tables import markdown_table
 
 
 def trials_frame(run: RunFolder) -> pd.DataFrame:
-    """One row per trial: state, what was searched, objectives (means over its cells), whether on the Pareto front."""
+    """One row per trial: state, what was searched, objectives (means over its cells), whether on the Pareto front.
+
+    Raises:
+        RunFolderError: the folder holds a grid, or is damaged.
+    """
     objectives = _objectives(run)
     trials = read_trials(run, objectives)
     front = pareto_front(trials)
@@ -27,10 +33,10 @@ def trials_frame(run: RunFolder) -> pd.DataFrame:
         row: dict[str, Any] = {"trial": trial.number, "state": trial.state, "algorithm": trial.algorithm}
         row |= dict(trial.params) | dict(zip(objectives, trial.values, strict=False))
         if trial.state == COMPLETE:
-            results = [cell.result() or {} for cell in trial.cells]
-            if all("offline" in result for result in results):
+            results = [cell.result() for cell in trial.cells]
+            if all(result and result.offline for result in results):
                 row[FQE] = _mean([result_value(result, FQE) for result in results])
-            if all("validation" in result for result in results):
+            if all(result and result.validation for result in results):
                 row[RETURN] = _mean([result_value(result, RETURN) for result in results])
         row["best"] = trial.number in front
         row["cells"] = " ".join(cell.path.name for cell in trial.cells)
@@ -39,21 +45,27 @@ def trials_frame(run: RunFolder) -> pd.DataFrame:
 
 
 def candidates_frame(run: RunFolder) -> pd.DataFrame:
-    """One row per candidate: the first objective in the search and on fresh seeds, and the test return."""
+    """One row per candidate: the first objective in the search and on fresh seeds, and the test return.
+
+    Raises:
+        RunFolderError: the folder holds a grid, or is damaged.
+    """
     objective = _objectives(run)[0]
-    values = {trial.number: trial.values for trial in read_trials(run, _objectives(run))}
+    values: dict[int | None, tuple[float, ...]] = {
+        trial.number: trial.values for trial in read_trials(run, _objectives(run))
+    }
     rows = []
     common: dict[str, Mapping[str, Any]] = {}  # by algorithm, what all trials share: the settings of its default
-    for facts in run.candidates() or []:
-        base = common.setdefault(facts["algorithm"], facts["settings"])
-        cells = [cell for name in facts["cells"] if (cell := run.cell(name)).status in WITH_RESULT]
+    for candidate in run.candidates() or []:
+        base = common.setdefault(candidate.algorithm, candidate.settings)
+        cells = [cell for name in candidate.cells if (cell := run.cell(name)).status in WITH_RESULT]
         fresh = _by_seed(cells, lambda result: result_value(result, objective))
-        test = _by_seed([cell for cell in cells if "test" in (cell.result() or {})], _test_return)
+        test = _by_seed(cells, lambda result: result.test.last.return_mean if result.test else None)
         rows.append(
             {
-                "candidate": facts["label"],
-                "settings": _settings({k: v for k, v in facts["settings"].items() if base.get(k) != v}),
-                "search": (values.get(facts["trial"]) or (math.nan,))[0],
+                "candidate": candidate.label,
+                "settings": _settings({k: v for k, v in candidate.settings.items() if base.get(k) != v}),
+                "search": (values.get(candidate.trial) or (math.nan,))[0],
                 "fresh_mean": _mean(fresh),
                 "fresh_std": pd.Series(fresh, dtype=float).std(),
                 "test_mean": _mean(test),
@@ -65,16 +77,15 @@ def candidates_frame(run: RunFolder) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def _by_seed(cells: list[CellFolder], value: Callable[[Mapping[str, Any]], float]) -> list[float]:
-    """A value per seed: the mean over environments."""
+def _by_seed(cells: list[CellFolder], value: Callable[[CellResult], float | None]) -> list[float]:
+    """A value per seed: the mean over environments; cells without it are left out."""
     by_seed: dict[int, list[float]] = {}
     for cell in cells:
-        by_seed.setdefault(cell.description["seed"], []).append(value(cell.result() or {}))
+        result = cell.result()
+        found = None if result is None else value(result)
+        if found is not None:
+            by_seed.setdefault(cell.description.seed, []).append(found)
     return [_mean(values) for values in by_seed.values()]
-
-
-def _test_return(result: Mapping[str, Any]) -> float:
-    return float(result["test"]["last"]["return_mean"])
 
 
 def rank_correlation(trials: pd.DataFrame) -> float | None:
@@ -145,7 +156,10 @@ def notes(run: RunFolder, trials: pd.DataFrame) -> list[str]:
 
 
 def _objectives(run: RunFolder) -> list[str]:
-    return list(search_of(run.experiment()).objectives) or [RETURN]
+    search = run.experiment().search
+    if search is None:
+        raise RunFolderError(f"{run.path}: holds a grid, which has neither trials nor candidates.")
+    return list(search.objectives) or [RETURN]
 
 
 def _mean(values: list[float]) -> float:

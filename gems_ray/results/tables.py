@@ -1,6 +1,11 @@
-"""The result table of a run: per environment and algorithm, mean and deviation over seeds of the test return."""
+"""The result table of a run: per environment and algorithm, mean and deviation over seeds of the test return.
+
+A column of the cells is one `Column` below; with a heading it stands in the table of diagnostics too.
+"""
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,49 +13,170 @@ import pandas as pd
 from rich.table import Table
 
 from gems_ray.experiments.cell_folder import DIVERGED, WITH_RESULT, CellFolder
-from gems_ray.experiments.run_folder import REFERENCE_POLICIES, RunFolder
+from gems_ray.experiments.records import (
+    REFERENCE_POLICIES,
+    CellDescription,
+    CellResult,
+    FinalEvaluations,
+    References,
+    Report,
+    ValidationReturns,
+)
+from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.files import write_text_atomically
 from gems_ray.metrics import CLONING_ERROR, Q_ABOVE_BOUND, Q_BOUND, Q_DATASET, Q_POLICY, Q_RANDOM, STEP, TD_ERROR
 
-# Column of a cell by the metric of its last report, and by the entry of its last test.
-FROM_REPORT = {
-    "q_dataset": Q_DATASET,
-    "q_policy": Q_POLICY,
-    "q_random": Q_RANDOM,
-    "q_bound": Q_BOUND,
-    "q_above_bound": Q_ABOVE_BOUND,
-    "td_error": TD_ERROR,
-    "cloning_error": CLONING_ERROR,
-}
-FROM_TEST = (
-    "distinct_items_per_slate",
-    "distinct_slates",
-    "repeated_slates",
-    "catalogue_coverage",
-    "topic_entropy",
-    "bored_topics",
+
+@dataclass(frozen=True, slots=True)
+class CellRecords:
+    """What the run folder says of a cell, at one moment."""
+
+    name: str
+    status: str
+    description: CellDescription
+    result: CellResult | None
+    validation: ValidationReturns | None
+    test: FinalEvaluations | None
+    report: Report  # the last one
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of the cells.
+
+    Args:
+        name: in data frames and CSV files.
+        value: of a cell, from its records; None where it was not measured.
+        heading: in the table of diagnostics, which shows means over seeds; empty for a column that is not shown there.
+        form: of the number there.
+        note: what stands under that table.
+    """
+
+    name: str
+    value: Callable[[CellRecords], Any]
+    heading: str = ""
+    form: str = ".1f"
+    note: str = ""
+
+
+REPORT_COLUMNS = (
+    Column("q_dataset", lambda cell: cell.report.get(Q_DATASET), "Q data"),
+    Column("q_policy", lambda cell: cell.report.get(Q_POLICY), "Q policy"),
+    Column(
+        "q_random",
+        lambda cell: cell.report.get(Q_RANDOM),
+        "Q random",
+        note="Q data, Q policy, Q random: mean value of the dataset's, the policy's and uniform actions.",
+    ),
+    Column(
+        "q_bound",
+        lambda cell: cell.report.get(Q_BOUND),
+        "bound",
+        note="bound: highest discounted return-to-go of the dataset, which no honest Q passes;",
+    ),
+    Column(
+        "q_above_bound",
+        lambda cell: cell.report.get(Q_ABOVE_BOUND),
+        "above",
+        ".0%",
+        "above: share of Q beyond it.",
+    ),
+    Column("td_error", lambda cell: cell.report.get(TD_ERROR)),
+    Column(
+        "cloning_error",
+        lambda cell: cell.report.get(CLONING_ERROR),
+        "cloning",
+        ".3f",
+        "cloning: mean squared distance of policy and dataset actions.",
+    ),
 )
-DIAGNOSTICS = {  # shown name and format of what the second table shows, from the last checkpoint
-    "q_dataset": ("Q data", ".1f"),
-    "q_policy": ("Q policy", ".1f"),
-    "q_random": ("Q random", ".1f"),
-    "q_bound": ("bound", ".1f"),
-    "q_above_bound": ("above", ".0%"),
-    "cloning_error": ("cloning", ".3f"),
-    "distinct_slates": ("slates", ".0f"),
-    "repeated_slates": ("repeated", ".0%"),
-    "catalogue_coverage": ("items", ".0%"),
-}
+TEST_COLUMNS = (
+    Column("distinct_items_per_slate", lambda cell: cell.test and cell.test.last.distinct_items_per_slate),
+    Column(
+        "distinct_slates",
+        lambda cell: cell.test and cell.test.last.distinct_slates,
+        "slates",
+        ".0f",
+        "slates: different slates shown to all test users;",
+    ),
+    Column(
+        "repeated_slates",
+        lambda cell: cell.test and cell.test.last.repeated_slates,
+        "repeated",
+        ".0%",
+        "repeated: share of slates that a user had seen before;",
+    ),
+    Column(
+        "catalogue_coverage",
+        lambda cell: cell.test and cell.test.last.catalogue_coverage,
+        "items",
+        ".0%",
+        "items: share of the catalogue that was shown.",
+    ),
+    Column("topic_entropy", lambda cell: cell.test and cell.test.last.topic_entropy),
+    Column("bored_topics", lambda cell: cell.test and cell.test.last.bored_topics),
+)
+COLUMNS = (
+    Column("environment", lambda cell: cell.description.environment),
+    Column("algorithm", lambda cell: cell.description.algorithm),
+    Column("seed", lambda cell: cell.description.seed),
+    Column("status", lambda cell: cell.status),
+    Column("updates", lambda cell: cell.result.updates if cell.result else cell.report.get(STEP, 0)),
+    Column("last_return", lambda cell: cell.test and cell.test.last.return_mean),
+    Column("last_return_se", lambda cell: cell.test and cell.test.last.return_se),
+    Column("best_return", lambda cell: cell.test and cell.test.best.return_mean),
+    Column("best_return_se", lambda cell: cell.test and cell.test.best.return_se),
+    Column("best_updates", lambda cell: cell.result and cell.result.best_updates),
+    Column("validation_last", lambda cell: cell.validation and cell.validation.last),
+    Column("validation_best", lambda cell: cell.validation and cell.validation.best),
+    *TEST_COLUMNS,
+    Column("test_users", lambda cell: cell.test and cell.test.last.users),
+    Column("dataset", lambda cell: cell.description.dataset.file or cell.description.dataset.quality),
+    Column("dataset_fingerprint", lambda cell: cell.result and cell.result.fingerprints.dataset),
+    Column("world_fingerprint", lambda cell: cell.result and cell.result.fingerprints.world),
+    *REPORT_COLUMNS,
+    Column("seconds", lambda cell: cell.result and cell.result.seconds),
+    Column("reason", lambda cell: cell.result and cell.result.reason),
+    Column("cell", lambda cell: cell.name),
+)
+DIAGNOSTICS = tuple(column for column in (*REPORT_COLUMNS, *TEST_COLUMNS) if column.heading)
+KEYS = ("environment", "algorithm", "seed")
 
 
 def cells_frame(run: RunFolder) -> pd.DataFrame:
-    """One row per experiment: what it was, how it ended, what it scored.
+    """One row per cell: what it was, how it ended, what it scored.
 
-    Returns are means over the test users; `validation_best` chose the best checkpoint. Empty where there is none.
+    Returns are means over the test users; `validation_best` chose the best checkpoint.
     """
-    rows = [_cell_row(cell) for cell in run.cells()]
-    order = ["environment", "algorithm", "seed"]
-    return pd.DataFrame(rows, columns=None if rows else [*order, "status"]).sort_values(order, ignore_index=True)
+    cells = [_read_cell(folder) for folder in run.cells()]
+    rows = [{column.name: column.value(cell) for column in COLUMNS} for cell in cells]
+    return pd.DataFrame(rows, columns=[column.name for column in COLUMNS]).sort_values([*KEYS], ignore_index=True)
+
+
+def metrics_frame(run: RunFolder) -> pd.DataFrame:
+    """One row per report of a cell: `cell`, `environment`, `algorithm`, `seed`, then the metrics as numbers.
+
+    The metrics have their names in gems_ray/metrics.py; NaN stands where one was not measured.
+    """
+    rows: list[dict[str, Any]] = []
+    for folder in run.cells():
+        description = folder.description
+        keys = {"cell": folder.path.name, **{key: getattr(description, key) for key in KEYS}}
+        rows += [{**keys, **report} for report in folder.metrics()]
+    return pd.DataFrame(rows, columns=None if rows else ["cell", *KEYS, STEP])
+
+
+def _read_cell(folder: CellFolder) -> CellRecords:
+    description, result = folder.description, folder.result()
+    return CellRecords(
+        name=folder.path.name,
+        status=folder.status_by(result),
+        description=description,
+        result=result,
+        validation=result.validation if result else None,
+        test=result.test if result else None,
+        report=folder.last_report(result),
+    )
 
 
 def result_frame(run: RunFolder, cells: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -63,8 +189,9 @@ def result_frame(run: RunFolder, cells: pd.DataFrame | None = None) -> pd.DataFr
     for environment in cells["environment"].unique():
         here = cells[cells["environment"] == environment]
         references = run.references(environment)
-        for name in REFERENCE_POLICIES if references else ():
-            value = references[name]["return_mean"]  # type: ignore[index]
+        before = len(rows)
+        for name, played in references.by_policy.items() if references else ():
+            value = played.return_mean
             rows.append(
                 {
                     "environment": environment,
@@ -72,7 +199,7 @@ def result_frame(run: RunFolder, cells: pd.DataFrame | None = None) -> pd.DataFr
                     "last_mean": value,
                     "best_mean": value,
                     "seeds": 0,
-                    "users": references[name]["users"],  # type: ignore[index]
+                    "users": played.users,
                 }
             )
         for algorithm, group in here.groupby("algorithm", sort=True):
@@ -88,15 +215,17 @@ def result_frame(run: RunFolder, cells: pd.DataFrame | None = None) -> pd.DataFr
                     "seeds": len(done),
                     "users": done["test_users"].max(),
                     "diverged": int((done["status"] == DIVERGED).sum()),
-                    **{name: done[name].astype(float).mean() for name in DIAGNOSTICS},
+                    **{column.name: done[column.name].astype(float).mean() for column in DIAGNOSTICS},
                 }
             )
-        for row in rows[-len(here["algorithm"].unique()) - (len(REFERENCE_POLICIES) if references else 0) :]:
+        for row in rows[before:]:
             for kind in ("last", "best"):
                 row[f"{kind}_score"] = _score(row[f"{kind}_mean"], references)
     columns = ["environment", "algorithm"]
     columns += [f"{kind}_{value}" for kind in ("last", "best") for value in ("mean", "std", "score")]
-    return pd.DataFrame(rows, columns=[*columns, "seeds", "users", "diverged", *DIAGNOSTICS])
+    return pd.DataFrame(
+        rows, columns=[*columns, "seeds", "users", "diverged", *(column.name for column in DIAGNOSTICS)]
+    )
 
 
 def export(run: RunFolder, folder: Path) -> list[Path]:
@@ -119,7 +248,8 @@ def to_markdown(table: pd.DataFrame) -> str:
     parts = [markdown_table(*_display(table)), " ".join(notes(table)) + "\n"]
     header, rows = _display_diagnostics(table)
     if rows:
-        parts += [markdown_table(header, rows), " ".join(DIAGNOSTIC_NOTES) + "\n"]
+        words = ["Means over seeds at the last checkpoint.", *(column.note for column in DIAGNOSTICS if column.note)]
+        parts += [markdown_table(header, rows), " ".join(words) + "\n"]
     return "\n".join(parts)
 
 
@@ -144,47 +274,10 @@ def to_rich(table: pd.DataFrame) -> Table:
     return drawn
 
 
-def _cell_row(cell: CellFolder) -> dict[str, Any]:
-    description, ended = cell.description, cell.result()
-    status, result = cell.status_by(ended), ended or {}  # of the same moment
-    test, validation = result.get("test", {}), result.get("validation", {})
-    last, best = test.get("last", {}), test.get("best", {})
-    reports = cell.metrics()
-    final = result.get("report") or (reports[-1] if reports else {})
-    updates = result.get("updates", int(final.get(STEP, 0)))
-    return {
-        "environment": description["environment"],
-        "algorithm": description["algorithm"],
-        "seed": description["seed"],
-        "status": status,
-        "updates": updates,
-        "last_return": last.get("return_mean"),
-        "last_return_se": last.get("return_se"),
-        "best_return": best.get("return_mean"),
-        "best_return_se": best.get("return_se"),
-        "best_updates": result.get("best_updates"),
-        "validation_last": validation.get("last"),
-        "validation_best": validation.get("best"),
-        **{name: last.get(name) for name in FROM_TEST},
-        "test_users": last.get("users"),
-        "dataset": description["dataset"]["file"] or description["dataset"]["quality"],
-        "dataset_fingerprint": result.get("fingerprints", {}).get("dataset"),
-        "world_fingerprint": result.get("fingerprints", {}).get("world"),
-        **{name: _number(final.get(key)) for name, key in FROM_REPORT.items()},
-        "seconds": result.get("seconds"),
-        "reason": result.get("reason"),
-        "cell": cell.path.name,
-    }
-
-
-def _number(value: str | float | None) -> float | None:
-    return None if value in (None, "") else float(value)
-
-
-def _score(value: float, references: dict[str, dict[str, float]] | None) -> float:
+def _score(value: float, references: References | None) -> float:
     if references is None:
         return math.nan
-    low, high = references["random"]["return_mean"], references["behavior"]["return_mean"]
+    low, high = references.random.return_mean, references.behavior.return_mean
     return 100 * (value - low) / (high - low) if high != low else math.nan
 
 
@@ -202,24 +295,14 @@ def _display(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
 
 
 def _display_diagnostics(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    header = ["environment", "algorithm", *(shown for shown, _ in DIAGNOSTICS.values())]
+    header = ["environment", "algorithm", *(column.heading for column in DIAGNOSTICS)]
     trained = table[~table["algorithm"].isin(REFERENCE_POLICIES) & (table["seeds"] > 0)]
     rows = [
         [str(row["environment"]), str(row["algorithm"])]
-        + ["-" if pd.isna(row[name]) else format(row[name], form) for name, (_, form) in DIAGNOSTICS.items()]
+        + ["-" if pd.isna(row[column.name]) else format(row[column.name], column.form) for column in DIAGNOSTICS]
         for row in trained.to_dict("records")
     ]
     return header, rows
-
-
-DIAGNOSTIC_NOTES = (
-    "Means over seeds at the last checkpoint.",
-    "Q data, Q policy, Q random: mean value of the dataset's, the policy's and uniform actions.",
-    "bound: highest discounted return-to-go of the dataset, which no honest Q passes; above: share of Q beyond it.",
-    "cloning: mean squared distance of policy and dataset actions.",
-    "slates: different slates shown to all test users; repeated: share of slates that a user had seen before;",
-    "items: share of the catalogue that was shown.",
-)
 
 
 def notes(table: pd.DataFrame) -> list[str]:

@@ -20,6 +20,7 @@ from gems_ray.errors import StudyError
 from gems_ray.experiments.candidates import COMPLETE, read_trial, search_of, trial_cells
 from gems_ray.experiments.cell_folder import ENDED, FAILED, PRUNED, CellFolder
 from gems_ray.experiments.objectives import MEASURED, reported_value
+from gems_ray.experiments.records import CellResult, TrialRecord
 from gems_ray.experiments.run_folder import EXPERIMENT as RECORD
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.experiments.space import Params, Space
@@ -78,7 +79,7 @@ class StudySearch(OptunaSearch):
         self._enqueue_known_points()
         self._limit = len(self.study.trials) if search.sampler == "grid" else search.trials
         self._interrupted = deque(t for t in self.study.trials if t.state == TrialState.RUNNING and self._is_ours(t))
-        self._open: dict[int, tuple[StudyTrial, dict[str, Any]]] = {}  # trials not told yet, with their records
+        self._open: dict[int, tuple[StudyTrial, TrialRecord]] = {}  # trials not told yet, with their records
         self._waiting: deque[Cell] = deque()
         self._running: dict[str, str] = {}  # cell by trial of Tune
 
@@ -90,8 +91,8 @@ class StudySearch(OptunaSearch):
     def told_too_early(self) -> list[Cell]:
         """Cells of trials that the study knows the end of, whose results were lost since."""
         told = {trial.number for trial in self.study.trials if trial.state.is_finished()}
-        records = [facts for number, facts in self._run.trials().items() if number in told]
-        cells = [cell for facts in records for cell in self._cells(facts["params"])[2]]
+        records = [record for number, record in self._run.trials().items() if number in told]
+        cells = [cell for record in records for cell in self._cells(record.params)[2]]
         return [cell for cell in cells if self._run.cell(cell.name).status not in ENDED]
 
     @property
@@ -103,7 +104,7 @@ class StudySearch(OptunaSearch):
     @property
     def open_cells(self) -> list[str]:
         """Cells that have not ended, of trials that have begun."""
-        names = [name for _, facts in self._open.values() for name in facts["cells"]]
+        names = [name for _, record in self._open.values() for name in record.cells]
         return [name for name in names if self._run.cell(name).status not in ENDED]
 
     @no_error_leaves(None)
@@ -147,21 +148,21 @@ class StudySearch(OptunaSearch):
         self._ot_trials[trial_id] = trial
         params = super().suggest(trial_id)
         assert params is not None
-        facts, cells = self._record(trial.number, params)
-        self._open[trial.number] = (trial, facts)
+        record, cells = self._record(trial.number, params)
+        self._open[trial.number] = (trial, record)
         under_way = {*self._running.values(), *(cell.name for cell in self._waiting)}
         for cell in cells:
             if cell.name not in under_way and self._run.cell(cell.name).status not in ENDED:
                 self._waiting.append(cell)
         return True
 
-    def _record(self, number: int, params: Params) -> tuple[dict[str, Any], list[Cell]]:
+    def _record(self, number: int, params: Params) -> tuple[TrialRecord, list[Cell]]:
         algorithm, settings, cells = self._cells(params)
         names = [cell.name for cell in cells]
-        facts = {"algorithm": algorithm, "settings": settings, "params": dict(params), "cells": names}
+        record = TrialRecord(algorithm=algorithm, settings=settings, params=dict(params), cells=names)
         self._run.add_cells(cells)
-        self._run.write_trial(number, facts)
-        return facts, cells
+        self._run.write_trial(number, record)
+        return record, cells
 
     def _cells(self, params: Params) -> tuple[str, dict[str, Any], list[Cell]]:
         algorithm, searched = self._points.decode(params)
@@ -174,8 +175,8 @@ class StudySearch(OptunaSearch):
         self.study.sampler = make_sampler(search_of(self._experiment).sampler, seed % 2**32)
 
     def _tell_ended(self) -> None:
-        for number, (trial, facts) in list(self._open.items()):
-            outcome = read_trial(self._run, number, facts, self._objectives)
+        for number, (trial, record) in list(self._open.items()):
+            outcome = read_trial(self._run, number, record, self._objectives)
             if outcome.state in STATES:
                 values = list(outcome.values) if outcome.state == COMPLETE else None
                 self.study.tell(trial, values, state=STATES[outcome.state], skip_if_finished=True)
@@ -186,8 +187,8 @@ class StudySearch(OptunaSearch):
         if name is None or value is None or len(self._objectives) > 1:
             return
         step = int(result["evaluated_updates"])
-        for trial, facts in self._open.values():
-            if facts["cells"] == [name] and step not in self._reported(trial):
+        for trial, record in self._open.values():
+            if record.cells == [name] and step not in self._reported(trial):
                 trial.report(value, step)
 
     def _reported(self, trial: StudyTrial) -> set[int]:
@@ -211,15 +212,15 @@ class StudySearch(OptunaSearch):
 
     def _restore_records(self) -> None:
         """Records and cells of this run's trials whose files were lost or torn."""
-        self._run.mend_trials()
+        self._run.set_damaged_search_records_aside()
         known = self._run.trials()
         for trial in self.study.trials:
             drawn = trial.state not in (TrialState.WAITING, TrialState.RUNNING)
             if trial.number not in known and drawn and self._is_ours(trial):
                 self._record(trial.number, trial.params)
-        for number, facts in known.items():
-            cells = self._cells(facts["params"])[2]
-            if [cell.name for cell in cells] != facts["cells"]:
+        for number, record in known.items():
+            cells = self._cells(record.params)[2]
+            if [cell.name for cell in cells] != record.cells:
                 raise StudyError(
                     f"{self._run.path / RECORD}: changed since the search began, trial {number} has other cells "
                     "(its seed, settings or training differ). Put the old values back, or run the file under another "
@@ -231,10 +232,10 @@ class StudySearch(OptunaSearch):
         """The trials that were recorded, the defaults, the given points, and for a grid all others."""
         search = search_of(self._experiment)
         known = {trial.number for trial in self.study.trials}
-        for number, facts in self._run.trials().items():
+        for number, record in self._run.trials().items():
             # In a study that was lost every trial has its old number again, the ones that repeat others too.
             if number not in known or not self._place.is_private:
-                self.study.enqueue_trial(dict(facts["params"]), skip_if_exists=not self._place.is_private)
+                self.study.enqueue_trial(dict(record.params), skip_if_exists=not self._place.is_private)
         points: list[Params] = []
         for algorithm in self._experiment.algorithm:
             settings = all_settings(algorithm, self._experiment.settings.get(algorithm, {}))
@@ -298,5 +299,5 @@ class PruningAsha(AsyncHyperBandScheduler):
         folder = CellFolder(Path(trial.config["cell"]["folder"]))
         if decision == TrialScheduler.STOP and folder.status not in ENDED:
             reason = f"stopped early by ASHA after {result[STEP]} updates"
-            folder.write_result({"status": PRUNED, "updates": int(result[STEP]), "reason": reason})
+            folder.write_result(CellResult(status=PRUNED, updates=int(result[STEP]), reason=reason))
         return decision

@@ -15,6 +15,7 @@ from gems_ray.data.schema import Dataset
 from gems_ray.errors import GemsRayError
 from gems_ray.execution.cell_run import CellRun
 from gems_ray.experiments.cell_folder import DESCRIPTION, ENDED, FAILED, CellFolder
+from gems_ray.experiments.records import CellResult
 from gems_ray.world.bundle import find_world
 
 SLICE_SECONDS = 2.0  # of training between two signs of life
@@ -148,7 +149,7 @@ class CellTrainable(tune.Trainable):
         if self._cell is not None:
             self._cell.fail(reason)
         else:
-            self._folder.write_result({"status": FAILED, "updates": 0, "reason": reason})
+            self._folder.write_result(CellResult(status=FAILED, updates=0, reason=reason))
         self._close()
 
     def _close(self) -> None:

@@ -9,6 +9,7 @@ from ray.tune.experiment import Trial
 
 from gems_ray.experiments.cell_folder import ENDED, FAILED, RUNNING, UNFINISHED, CellFolder
 from gems_ray.experiments.progress import CellProgress
+from gems_ray.experiments.records import CellResult
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.metrics import STEP
 from gems_ray.tune.interruption import FirstError, end_tune, no_error_leaves
@@ -99,7 +100,7 @@ class CellWatch(tune.Callback):
         reason = f"its process was lost {lost} times in a row (out of memory? the cell's log tells how far it came)"
         if folder.is_locked():  # believed lost, and still at it
             return
-        folder.write_result({"status": FAILED, "updates": max(0, self._updates.get(name, 0)), "reason": reason})
+        folder.write_result(CellResult(status=FAILED, updates=max(0, self._updates.get(name, 0)), reason=reason))
         self._tell(trial, FAILED, trial.last_result, reason)
 
     def _tell(self, trial: Trial, state: str, report: Mapping[str, Any] | None = None, reason: str = "") -> None:

@@ -1,14 +1,13 @@
 """SAC+GeMS, the behaviour agent: a soft actor-critic in the ranker's latent space, with a GRU belief."""
 
-import math
-
 import torch
 from torch import Tensor, nn
 
+from gems_ray.action_box import ActionBox
+from gems_ray.networks import LOG_STD_RANGE, mlp, squash
 from gems_ray.world.belief import GruBelief
-from gems_ray.world.ranker import ActionBounds
 
-LOG_STD_RANGE = (-20.0, 2.0)
+SMALLEST_SLOPE = 1e-6  # of the tanh in log-probabilities, as published
 
 
 class BehaviorAgent(nn.Module):
@@ -24,14 +23,12 @@ class BehaviorAgent(nn.Module):
     center: Tensor
     scale: Tensor
 
-    def __init__(self, belief: GruBelief, bounds: ActionBounds, hidden_size: int = 256) -> None:
+    def __init__(self, belief: GruBelief, bounds: ActionBox, hidden_size: int = 256) -> None:
         super().__init__()
         self.belief = belief
         self._hidden_size = hidden_size
         latent_dim = len(bounds.center)
-        self.policy = nn.Sequential(
-            nn.Linear(belief.belief_dim, hidden_size), nn.ReLU(), nn.Linear(hidden_size, 2 * latent_dim)
-        )
+        self.policy = mlp([belief.belief_dim, hidden_size, 2 * latent_dim])
         self.register_buffer("center", torch.as_tensor(bounds.center))
         self.register_buffer("scale", torch.as_tensor(bounds.scale))
 
@@ -53,11 +50,7 @@ class BehaviorAgent(nn.Module):
         Returns:
             actions (..., Z) and log-probabilities (...).
         """
-        mean, log_std = self._gaussian(beliefs)
-        before_tanh = mean + log_std.exp() * noise
-        log_normal = -0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)
-        squashed = torch.tanh(before_tanh)
-        log_probability = (log_normal - torch.log(1 - squashed.square() + 1e-6)).sum(dim=-1)
+        squashed, log_probability = squash(*self._gaussian(beliefs), noise, SMALLEST_SLOPE)
         return self.center + self.scale * squashed, log_probability
 
     def _gaussian(self, beliefs: Tensor) -> tuple[Tensor, Tensor]:

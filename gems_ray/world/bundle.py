@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from gems_ray.action_box import ActionBox
 from gems_ray.config import build, dump_yaml, plain, read_yaml
 from gems_ray.errors import ConfigError, WorldError
 from gems_ray.files import atomic_path, write_text_atomically
@@ -24,7 +25,7 @@ from gems_ray.simulator import Environment
 from gems_ray.simulator.environments import ENVIRONMENTS
 from gems_ray.world.agent import BehaviorAgent
 from gems_ray.world.belief import GruBelief
-from gems_ray.world.ranker import ActionBounds, GemsRanker, RankerConfig
+from gems_ray.world.ranker import GemsRanker, RankerConfig
 
 SCHEMA_VERSION = 1
 MANIFEST, WEIGHTS, TRAINING_LOG = "manifest.yaml", "weights.safetensors", "training_log.csv"
@@ -46,7 +47,7 @@ class World:
     environment: Environment
     items: np.ndarray
     ranker: GemsRanker
-    bounds: ActionBounds
+    bounds: ActionBox
     agents: Mapping[str, BehaviorAgent]
     facts: Mapping[str, Any]
 
@@ -102,7 +103,7 @@ def load_world(folder: Path) -> World:
     try:
         environment = build(Environment, manifest["environment"])
         ranker = GemsRanker(build(RankerConfig, manifest["ranker"]))
-        bounds = ActionBounds(tensors["bounds.center"].numpy(), tensors["bounds.scale"].numpy())
+        bounds = ActionBox(tensors["bounds.center"].numpy(), tensors["bounds.scale"].numpy())
         known = manifest.get("agent_sizes", {})
         agents = {quality: _agent(known.get(quality), ranker.config, bounds) for quality in manifest["agents"]}
         load_modules({"ranker": ranker, **agents}, tensors)
@@ -167,7 +168,7 @@ def _find_world(name_or_folder: str) -> World:
     )
 
 
-def _agent(sizes: Mapping[str, int] | None, ranker: RankerConfig, bounds: ActionBounds) -> BehaviorAgent:
+def _agent(sizes: Mapping[str, int] | None, ranker: RankerConfig, bounds: ActionBox) -> BehaviorAgent:
     """An agent with the sizes that the manifest states; a manifest from before it did so means the default ones."""
     if sizes is None:
         return BehaviorAgent(GruBelief(ranker.num_items, ranker.slate_size, ranker.item_dim), bounds)

@@ -1,7 +1,6 @@
 """GeMS ranker: a variational auto-encoder whose latent space is the agent's action space."""
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -9,9 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gems_ray.action_box import ActionBox
+from gems_ray.networks import mlp
+
 # Slots scored at once when decoding: 400 x 1000 logits stay in the processor's second-level cache.
 DECODE_BLOCK = 400
-RANDOM_ACTION_SHARE = 0.5  # of the action box that random latents fill
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,26 +41,6 @@ class RankerLoss:
     kl: Tensor
 
 
-@dataclass(frozen=True, slots=True)
-class ActionBounds:
-    """The box of latent actions: `center + scale * a` with a in [-1, 1]; both (Z,) float32, in latent units."""
-
-    center: np.ndarray
-    scale: np.ndarray
-
-    def to_latent(self, actions: np.ndarray) -> np.ndarray:
-        """Normalised actions (..., Z) in [-1, 1] to latent units."""
-        return self.center + self.scale * actions
-
-    def random_latents(self, uniform: np.ndarray) -> np.ndarray:
-        """Exploration: numbers (..., Z) from [0, 1) to latents in the inner half of the box, as published."""
-        return self.to_latent(RANDOM_ACTION_SHARE * (2 * uniform - 1))
-
-    def normalise(self, latents: np.ndarray) -> np.ndarray:
-        """Latent actions (..., Z) to normalised units; [-1, 1] inside the box."""
-        return (latents - self.center) / self.scale
-
-
 class GemsRanker(nn.Module):
     """Encodes (slate, clicks) to a latent Gaussian and decodes latents to slates.
 
@@ -74,8 +55,8 @@ class GemsRanker(nn.Module):
         self.config = config
         features = config.slate_size * (config.item_dim + 1)
         self.item_embeddings = nn.Embedding(config.num_items, config.item_dim)
-        self.inference = _mlp(features, *config.encoder_sizes, 2 * config.latent_dim)
-        self.decoder = _mlp(config.latent_dim, *config.decoder_sizes, final_relu=True)
+        self.inference = mlp([features, *config.encoder_sizes, 2 * config.latent_dim])
+        self.decoder = mlp([config.latent_dim, *config.decoder_sizes], final=nn.ReLU())
         self.slate_decoder = nn.Linear(config.decoder_sizes[-1], config.slate_size * config.item_dim)
         self.click_decoder = nn.Linear(config.decoder_sizes[-1], config.slate_size)
 
@@ -138,16 +119,9 @@ class GemsRanker(nn.Module):
         return slates.reshape(-1, config.slate_size)
 
     @torch.no_grad()
-    def action_bounds(self, slates: Tensor, clicks: Tensor) -> ActionBounds:
+    def action_bounds(self, slates: Tensor, clicks: Tensor) -> ActionBox:
         """The box that holds mu - std and mu + std of logged slates (B, K) and clicks (B, K), per dimension."""
         mu, log_variance = self.encode(slates, clicks)
         deviation = torch.exp(0.5 * log_variance)
         low, high = (mu - deviation).amin(dim=0), (mu + deviation).amax(dim=0)
-        return ActionBounds(((low + high) / 2).numpy(), ((high - low) / 2).numpy())
-
-
-def _mlp(*sizes: int, final_relu: bool = False) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for inputs, outputs in pairwise(sizes):
-        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
-    return nn.Sequential(*(layers if final_relu else layers[:-1]))
+        return ActionBox(((low + high) / 2).numpy(), ((high - low) / 2).numpy())

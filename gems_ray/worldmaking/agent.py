@@ -1,6 +1,5 @@
 """Training of the SAC+GeMS behaviour agent in the simulator."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -8,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
+from gems_ray.action_box import ActionBox
+from gems_ray.checkpoints import write_checkpoint
 from gems_ray.envs.rollout import LatentEpisodes, rollout
 from gems_ray.envs.slate_env import SlateVectorEnv
-from gems_ray.files import atomic_path
 from gems_ray.flat_state import FlatState, flatten_modules, flatten_optimizers, load_modules, load_optimizers
 from gems_ray.policies.base import Policy
 from gems_ray.policies.latents import MeanAgent, RandomLatents, SampledAgent
@@ -21,7 +20,7 @@ from gems_ray.rng import stream, stream_seed
 from gems_ray.simulator import Environment, TopicRec
 from gems_ray.world.agent import BehaviorAgent
 from gems_ray.world.belief import GruBelief
-from gems_ray.world.ranker import ActionBounds, GemsRanker
+from gems_ray.world.ranker import GemsRanker
 from gems_ray.worldmaking.sac import SacConfig, SacGems, Trajectories
 
 
@@ -111,7 +110,7 @@ class AgentTrainer:
         environment: Environment,
         items: np.ndarray,
         ranker: GemsRanker,
-        bounds: ActionBounds,
+        bounds: ActionBox,
         config: AgentTraining,
         seed: int,
     ) -> None:
@@ -197,8 +196,7 @@ class AgentTrainer:
             "milestone_returns": [value for value, _ in self.milestones],
             "config": asdict(self.config),
         }
-        with atomic_path(path) as partial:
-            save_file(state, partial, metadata={"facts": json.dumps(facts)})
+        write_checkpoint(path, state, facts)
 
     def load(self, state: FlatState, facts: dict[str, Any]) -> None:
         """Continues from a checkpoint that `save` wrote."""

@@ -1,16 +1,14 @@
 """Training of the GeMS ranker on logged sessions."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 
+from gems_ray.checkpoints import write_checkpoint
 from gems_ray.envs.rollout import SlateEpisodes, rollout_slates
-from gems_ray.files import atomic_path
 from gems_ray.flat_state import FlatState, flatten_modules, flatten_optimizers, load_modules, load_optimizers
 from gems_ray.policies.slates import SlatePolicy
 from gems_ray.rng import stream, stream_seed
@@ -106,8 +104,7 @@ class RankerTrainer:
             "generator": self._generator.get_state(),
         }
         facts = {"epoch": self.epoch, "best_loss": self._best_loss}
-        with atomic_path(path) as partial:
-            save_file(state, partial, metadata={"facts": json.dumps(facts)})
+        write_checkpoint(path, state, facts)
 
     def load(self, state: FlatState, facts: dict[str, float]) -> None:
         """Continues from a checkpoint that `save` wrote."""

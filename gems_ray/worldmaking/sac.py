@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from gems_ray.networks import mlp
 from gems_ray.world.agent import BehaviorAgent
 
 
@@ -66,8 +67,8 @@ class SacGems:
         self.config = config
         inputs = agent.belief.belief_dim + len(agent.center)
         self.critic_belief = copy.deepcopy(agent.belief)
-        self.critic_1 = _critic(inputs, config.hidden_size)
-        self.critic_2 = _critic(inputs, config.hidden_size)
+        self.critic_1 = mlp([inputs, config.hidden_size, 1])
+        self.critic_2 = mlp([inputs, config.hidden_size, 1])
         self.critic_1_target = copy.deepcopy(self.critic_1).requires_grad_(False)
         self.critic_2_target = copy.deepcopy(self.critic_2).requires_grad_(False)
         self.log_alpha = torch.tensor(math.log(config.initial_alpha), requires_grad=True)
@@ -152,7 +153,3 @@ class SacGems:
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-
-
-def _critic(inputs: int, hidden_size: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(inputs, hidden_size), nn.ReLU(), nn.Linear(hidden_size, 1))

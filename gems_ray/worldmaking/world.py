@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 
 from gems_ray import __version__
+from gems_ray.action_box import ActionBox
+from gems_ray.checkpoints import read_checkpoint
 from gems_ray.config import dump_yaml, plain
 from gems_ray.envs.rollout import SlateEpisodes
 from gems_ray.errors import WorldError
 from gems_ray.evaluation.returns import Evaluator
 from gems_ray.files import write_text_atomically
-from gems_ray.flat_state import FlatState, load_modules
+from gems_ray.flat_state import load_modules
 from gems_ray.policies.latents import MeanAgent
 from gems_ray.rng import stream
 from gems_ray.simulator import Environment
@@ -28,7 +28,7 @@ from gems_ray.simulator.items import item_vectors
 from gems_ray.world.agent import BehaviorAgent
 from gems_ray.world.belief import GruBelief
 from gems_ray.world.bundle import World
-from gems_ray.world.ranker import ActionBounds, GemsRanker, RankerConfig
+from gems_ray.world.ranker import GemsRanker, RankerConfig
 from gems_ray.worldmaking.agent import AgentReport, AgentTrainer, AgentTraining
 from gems_ray.worldmaking.ranker import RankerEpoch, RankerTrainer, RankerTraining, log_sessions
 
@@ -69,8 +69,8 @@ def train_world(recipe: WorldRecipe, folder: Path, command: str, progress: Progr
     sessions = log_sessions(recipe.environment, items, recipe.ranker_training.sessions, recipe.seed)
 
     ranker_trainer = RankerTrainer(sessions, recipe.ranker, recipe.ranker_training, recipe.seed)
-    if checkpoint := _read_checkpoint(work / "ranker.safetensors"):
-        ranker_trainer.load(*checkpoint)
+    if (checkpoint := work / "ranker.safetensors").exists():
+        ranker_trainer.load(*read_checkpoint(checkpoint))
     for epoch in ranker_trainer.run():
         ranker_trainer.save(work / "ranker.safetensors")
         _append(folder / RANKER_LOG, epoch, clock.save())
@@ -79,8 +79,8 @@ def train_world(recipe: WorldRecipe, folder: Path, command: str, progress: Progr
     bounds = _action_bounds(ranker, sessions)
 
     trainer = AgentTrainer(recipe.environment, items, ranker, bounds, recipe.agent_training, recipe.seed)
-    if checkpoint := _read_checkpoint(work / "agent.safetensors"):
-        trainer.load(*checkpoint)
+    if (checkpoint := work / "agent.safetensors").exists():
+        trainer.load(*read_checkpoint(checkpoint))
     for report in trainer.run():
         trainer.save(work / "agent.safetensors")
         _append(folder / AGENT_LOG, report, clock.save())
@@ -117,14 +117,14 @@ def _claim(folder: Path, work: Path, recipe: WorldRecipe) -> None:
         )
 
 
-def _action_bounds(ranker: GemsRanker, sessions: SlateEpisodes) -> ActionBounds:
+def _action_bounds(ranker: GemsRanker, sessions: SlateEpisodes) -> ActionBox:
     slots = sessions.slates.shape[-1]
     slates = sessions.slates[:BOUNDS_SESSIONS, 1:].reshape(-1, slots).astype(np.int64)
     clicks = sessions.clicks[:BOUNDS_SESSIONS, 1:].reshape(-1, slots)
     return ranker.action_bounds(torch.from_numpy(slates), torch.from_numpy(clicks))
 
 
-def _agents(trainer: AgentTrainer, ranker: GemsRanker, bounds: ActionBounds) -> dict[str, BehaviorAgent]:
+def _agents(trainer: AgentTrainer, ranker: GemsRanker, bounds: ActionBox) -> dict[str, BehaviorAgent]:
     """The expert (best on validation) and the medium agent (nearest to half way between random and expert)."""
     returns = np.array([value for value, _ in trainer.milestones])
     half_way = (trainer.random_return + returns[-1]) / 2
@@ -164,18 +164,6 @@ def _append(path: Path, report: RankerEpoch | AgentReport, seconds: float) -> No
     values = [f"{value:.6g}" if isinstance(value, float) else str(value) for value in astuple(report)]
     lines = [[*names, "seconds"], *rows, [*values, f"{seconds:.0f}"]]
     write_text_atomically(path, "".join(",".join(line) + "\n" for line in lines))
-
-
-def _read_checkpoint(path: Path) -> tuple[FlatState, dict[str, Any]] | None:
-    """Tensors and facts of a checkpoint; None where there is none."""
-    if not path.exists():
-        return None
-    try:
-        with safe_open(path, framework="pt") as file:
-            facts = json.loads(file.metadata()["facts"])
-        return load_file(path), facts
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise WorldError(f"{path}: damaged checkpoint ({error}). Remove it to repeat this stage.") from None
 
 
 class _Clock:

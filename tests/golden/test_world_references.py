@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from gems_ray.action_box import ActionBox
 from gems_ray.world.agent import BehaviorAgent
 from gems_ray.world.belief import GruBelief
-from gems_ray.world.ranker import ActionBounds
 from gems_ray.worldmaking.sac import SacConfig, SacGems, Trajectories
 
 FOLDER = Path(__file__).parent / "world"
@@ -80,7 +80,7 @@ def parameter_names(prefix):
 def test_sac_updates():
     arrays = recorded("sac_update.npz")
     belief = GruBelief()
-    bounds = ActionBounds(arrays["action_center"].numpy(), arrays["action_scale"].numpy())
+    bounds = ActionBox(arrays["action_center"].numpy(), arrays["action_scale"].numpy())
     sac = SacGems(BehaviorAgent(belief, bounds), SacConfig())
     sac.alpha = arrays["alpha_used_in_first_step"]  # the published program begins so, whatever log alpha is
     parameters = {name: dict(module.named_parameters()) for name, module in sac.modules().items()}

@@ -108,6 +108,16 @@ BAD_INPUT = [
         ["train", "--env_name", "diffuse_mix", "--alpha", "1", "--set", "alpha=2"],
         "alpha is given a second time, by --al",
     ),
+    (
+        ["train", "--env_name", "diffuse_mix", "--algorithm", "iql", "--expectile", "2"],
+        "`--expectile`: input should be less than 1, found `2`",
+    ),
+    (["train", "--env_name", "diffuse_mix", "--hidden-sizes", "[64, -1]"], "`--hidden_sizes.1`: input should be gr"),
+    (
+        ["train", "--env_name", "diffuse_mix", "--policy-freq", "two"],
+        "`--policy_freq`: expected an integer, found `two`",
+    ),
+    (["train", "--env_name", "diffuse_mix", "--algorithm", "bc", "--alpha", "1"], "No such option: --alpha"),
     (["train", "--env_name", "diffuse_mix", "--set", "tau=1", "--set", "tau=1"], "given a second time, by --set"),
     (["train", "--env_name", "diffuse_mix", "--normalize", "--set", "normalize_states=false"], "by --normalize"),
     (["train", "--env_name", "diffuse_mix", "--set", "tau=\x01"], "--set tau=\x01: not valid YAML: control character"),
@@ -256,7 +266,7 @@ def test_interrupted_training_saves_and_its_command_continues(command, files, tm
 
 def test_help_says_which_way_alpha_points(command):
     text = " ".join(command("train", "--help").stdout.split())
-    assert "larger is more RL, 0 is pure cloning" in text
+    assert "larger means more reinforcement learning, 0 is pure behaviour cloning" in text
 
 
 @pytest.mark.slow

@@ -89,10 +89,10 @@ def test_from_nothing_to_the_table(command, experiment, tmp_path):
     assert np.isfinite(frame[["last_return", "best_return"]].to_numpy()).all()
     assert frame["last_return"].nunique() > 1, "seeds differ"
     assert {path.name for path in run.iterdir() if path.name != ".lock"} == {
-        "cells", "cells.csv", "datasets.json", "environment.json", "experiment.yaml", "ray.log", "references",
+        "cells", "cells.csv", "datasets.json", "experiment.yaml", "machine.json", "ray.log", "references",
         "table.csv", "table.md",
     }  # fmt: skip
-    assert json.loads((run / "environment.json").read_text())["ray"]
+    assert json.loads((run / "machine.json").read_text())["ray"]
 
     before = {path: path.stat().st_mtime_ns for path in run.glob("cells/*/*")}
     again = command("grid", "small.yaml")

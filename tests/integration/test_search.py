@@ -19,6 +19,7 @@ import yaml
 from gems_ray.experiments.candidates import with_objectives
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.experiments.spec import load_experiment
+from gems_ray.machine import machine_report
 from tests.integration.conftest import end_family, wait_for
 
 BASE = {
@@ -284,7 +285,7 @@ def test_dashboard_of_optuna_opens_the_study(command, search_file, tmp_path):
 def test_reading_needs_no_ray(search_file, tmp_path, request, arguments):
     name = search_file("seen.yaml", {"trials": 1, "space": SPACE, "confirm": {"candidates": 0}})
     experiment = with_objectives(load_experiment(tmp_path / name), has_world=True)
-    run = RunFolder.create(tmp_path / "seen", experiment, {})
+    run = RunFolder.create(tmp_path / "seen", experiment, machine_report())
     run.add_cells(experiment.cells())
     run.all_cells()[0].log.write_text("a line\n")
     script = (

@@ -8,11 +8,13 @@ import pytest
 
 from gems_ray.errors import RunFolderError
 from gems_ray.experiments.cell_folder import FINISHED
+from gems_ray.experiments.records import CellResult
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.experiments.spec import check_experiment
 from gems_ray.tune.interruption import FirstError, stop_signals
 from gems_ray.tune.search import PruningAsha
 from gems_ray.tune.watch import CellWatch
+from tests.unit.conftest import MACHINE
 
 SEARCH = {"space": {"td3_bc": {"alpha": {"uniform": [1, 3]}}}, "asha": {"grace_updates": 50, "reduction_factor": 2}}
 
@@ -20,7 +22,7 @@ SEARCH = {"space": {"td3_bc": {"alpha": {"uniform": [1, 3]}}}, "asha": {"grace_u
 @pytest.fixture
 def run(tmp_path):
     experiment = check_experiment({"environment": "diffuse_mix", "seed": [0, 1, 2, 3]})
-    run = RunFolder.create(tmp_path / "run", experiment, {})
+    run = RunFolder.create(tmp_path / "run", experiment, MACHINE)
     run.add_cells(experiment.cells())
     return run
 
@@ -39,7 +41,7 @@ def test_an_error_of_the_watcher_is_raised_when_tune_has_ended(run):
     errors = FirstError()
     watch = CellWatch(run, watcher, errors)
     cell = run.cells()[0]
-    cell.write_result({"status": FINISHED, "updates": 1})
+    cell.write_result(CellResult(status=FINISHED, updates=1))
     with pytest.raises(OSError, match="No space left"), errors.raised(), stop_signals():
         watch.on_trial_complete(0, [], trial_of(cell))
         watch.on_trial_complete(1, [], trial_of(cell))

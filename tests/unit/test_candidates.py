@@ -9,6 +9,7 @@ from rich.console import Console
 
 from gems_ray import metrics
 from gems_ray.errors import RunFolderError
+from gems_ray.evaluation.record import OfflineEvaluation
 from gems_ray.experiments.candidates import (
     Trial,
     best_first,
@@ -21,9 +22,17 @@ from gems_ray.experiments.candidates import (
     write_best,
 )
 from gems_ray.experiments.cell_folder import DIVERGED, FAILED, FINISHED, PRUNED
+from gems_ray.experiments.records import (
+    CandidateRecord,
+    CellResult,
+    FinalEvaluations,
+    TrialRecord,
+    ValidationReturns,
+)
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.experiments.spec import check_experiment, load_experiment
 from gems_ray.results.search import candidates_frame, export, notes, rank_correlation, to_rich, trials_frame
+from tests.unit.conftest import MACHINE, evaluation
 
 SPACE = {"td3_bc": {"alpha": {"uniform": [0, 10]}, "hidden_sizes": {"choice": [[64, 64], [256, 256]]}}}
 
@@ -34,17 +43,26 @@ def make_search(search=None, **more):
 
 
 def make_run(tmp_path, experiment):
-    return RunFolder.create(tmp_path / "run", experiment, {})
+    return RunFolder.create(tmp_path / "run", experiment, MACHINE)
 
 
 def result(value, fqe=None, coverage=0.5, test=None, status=FINISHED):
     report = {metrics.RETURN_MEAN: value, metrics.COVERAGE: coverage}
-    made = {"status": status, "updates": 100, "report": report, "validation": {"last": value, "best": value}}
-    if fqe is not None:
-        made["offline"] = {"fqe_value": fqe + 1, "fqe_spread": 1.0}
-    if test is not None:
-        made["test"] = {"last": {"return_mean": test}}
-    return made
+    return CellResult(
+        status=status,
+        updates=100,
+        report=report,
+        validation=ValidationReturns(last=value, best=value),
+        offline=None if fqe is None else estimate(fqe),
+        test=None if test is None else FinalEvaluations(last=evaluation(test), best=evaluation(test)),
+    )
+
+
+def estimate(fqe):
+    """An estimate whose mean less spread is `fqe`."""
+    return OfflineEvaluation(
+        fqe_value=fqe + 0.5, fqe_se=0.0, fqe_spread=0.5, behavior_value=30.0, cloning_error=0.2, episodes=4
+    )
 
 
 def add_trial(run, experiment, number, settings, *results, algorithm="td3_bc"):
@@ -52,7 +70,7 @@ def add_trial(run, experiment, number, settings, *results, algorithm="td3_bc"):
     whole, cells = trial_cells(experiment, algorithm, settings)
     run.add_cells(cells)
     names = [cell.name for cell in cells]
-    run.write_trial(number, {"algorithm": algorithm, "settings": whole, "params": settings, "cells": names})
+    run.write_trial(number, TrialRecord(algorithm=algorithm, settings=whole, params=settings, cells=names))
     for name, made in zip(names, results, strict=False):
         run.cell(name).write_result(made)
     return cells
@@ -66,11 +84,20 @@ def test_states_and_means_of_trials(tmp_path):
     experiment = make_search({"seeds_per_trial": 2, "objectives": ["coverage", "return"]})
     run = make_run(tmp_path, experiment)
     add_trial(run, experiment, 0, {"alpha": 0.0}, result(10.0, coverage=0.2), result(30.0, coverage=0.4))
-    add_trial(run, experiment, 1, {"alpha": 1.0}, result(10.0), {"status": FAILED, "reason": "a loss is not finite"})
-    add_trial(run, experiment, 2, {"alpha": 2.0}, result(10.0), {"status": PRUNED, "updates": 5})
+    add_trial(
+        run,
+        experiment,
+        1,
+        {"alpha": 1.0},
+        result(10.0),
+        CellResult(status=FAILED, updates=1, reason="a loss is not finite"),
+    )
+    add_trial(run, experiment, 2, {"alpha": 2.0}, result(10.0), CellResult(status=PRUNED, updates=5))
     add_trial(run, experiment, 3, {"alpha": 3.0}, result(10.0))
     add_trial(run, experiment, 4, {"alpha": 4.0}, result(10.0), result(20.0, status=DIVERGED))
-    add_trial(run, experiment, 10, {"alpha": 5.0}, {"status": PRUNED}, {"status": FAILED})
+    add_trial(
+        run, experiment, 10, {"alpha": 5.0}, CellResult(status=PRUNED, updates=1), CellResult(status=FAILED, updates=1)
+    )
     trials = read_trials(run, experiment.search.objectives)
     assert [one.number for one in trials] == [0, 1, 2, 3, 4, 10]
     assert [one.state for one in trials] == ["complete", "failed", "pruned", "unfinished", "complete", "failed"]
@@ -130,20 +157,20 @@ def test_candidates_are_the_defaults_and_the_best(tmp_path):
     run = make_run(tmp_path, experiment)
     for number, value in enumerate([1.0, 4.0, 3.0, 2.0]):
         add_trial(run, experiment, number, {"alpha": float(number)}, result(value), result(value))
-    add_trial(run, experiment, 4, {"alpha": 9.0}, {"status": FAILED})
+    add_trial(run, experiment, 4, {"alpha": 9.0}, CellResult(status=FAILED, updates=1))
     found = candidates(experiment, read_trials(run, ("return",)))
     assert [one.label for one in found] == ["td3_bc default", "trial 1", "trial 2"]
     assert [one.trial and one.trial.number for one in found] == [None, 1, 2]
     assert [cell.seed for cell in found[1].cells] == [7, 8, 9]
     assert {cell.experiment.evaluation.test_users for one in found for cell in one.cells} == {1000}
-    assert found[1].describe() == {
-        "label": "trial 1",
-        "trial": 1,
-        "algorithm": "td3_bc",
-        "settings": {"alpha": 1.0},
-        "cells": [cell.name for cell in found[1].cells],
-    }
-    assert found[0].describe()["settings"] == {}
+    assert found[1].as_record() == CandidateRecord(
+        label="trial 1",
+        trial=1,
+        algorithm="td3_bc",
+        settings={"alpha": 1.0},
+        cells=[cell.name for cell in found[1].cells],
+    )
+    assert found[0].as_record().settings == {}
     trained = {cell.path.name for cell in run.cells()}
     assert not trained & {cell.name for one in found for cell in one.cells}
 
@@ -159,7 +186,7 @@ def test_a_trial_that_is_the_default_is_listed_once(tmp_path):
     found = candidates(experiment, read_trials(run, ("return",)))
     assert [one.label for one in found] == ["td3_bc default", "trial 1", "trial 3"]  # three different settings
     assert found[0].trial.number == 0
-    assert found[0].describe()["settings"] == {}
+    assert found[0].as_record().settings == {}
 
 
 def test_defaults_are_those_of_the_experiment(tmp_path):
@@ -169,7 +196,7 @@ def test_defaults_are_those_of_the_experiment(tmp_path):
     run = make_run(tmp_path, experiment)
     add_trial(run, experiment, 0, {"alpha": 1.0}, result(1.0))
     found = candidates(experiment, read_trials(run, ("return",)))
-    assert [(one.label, one.describe()["settings"]) for one in found] == [
+    assert [(one.label, one.as_record().settings) for one in found] == [
         ("bc default", {}),
         ("td3_bc default", {"tau": 0.1}),
         ("trial 0", {"tau": 0.1, "alpha": 1.0}),
@@ -196,7 +223,7 @@ def confirmed(tmp_path):
     add_trial(run, experiment, 1, {"alpha": 1e-05, "hidden_sizes": [64, 64]}, result(90.0, fqe=4.0))
     add_trial(run, experiment, 2, {"alpha": 0.1, "hidden_sizes": [256, 256]}, result(80.0, fqe=2.0))
     add_trial(run, experiment, 3, {"alpha": 7.0, "hidden_sizes": [64, 64]}, result(60.0, fqe=3.0))
-    add_trial(run, experiment, 4, {"alpha": 8.0, "hidden_sizes": [64, 64]}, {"status": PRUNED})
+    add_trial(run, experiment, 4, {"alpha": 8.0, "hidden_sizes": [64, 64]}, CellResult(status=PRUNED, updates=1))
     trials = read_trials(run, ("return",))
     tried = candidates(experiment, trials)
     fresh = {"td3_bc default": (48.0, 52.0), "trial 1": (60.0, 64.0), "trial 2": (70.0, 76.0)}
@@ -204,7 +231,7 @@ def confirmed(tmp_path):
         run.add_cells(candidate.cells)
         for cell, value in zip(candidate.cells, fresh[candidate.label], strict=True):
             run.cell(cell.name).write_result(result(value, fqe=0.0, test=value + 100))
-    run.write_candidates([candidate.describe() for candidate in tried])
+    run.write_candidates([candidate.as_record() for candidate in tried])
     return run, experiment, trials, tried
 
 
@@ -230,7 +257,7 @@ def test_cells_keep_their_names_through_yaml(confirmed):
 
 def test_a_candidate_without_all_results_is_not_the_best(confirmed):
     run, experiment, trials, tried = confirmed
-    run.cell(tried[2].cells[0].name).write_result({"status": FAILED})
+    run.cell(tried[2].cells[0].name).write_result(CellResult(status=FAILED, updates=1))
     assert candidate_value(run, tried[2], "return") is None
     write_best(run, experiment, trials, tried)
     assert "(trial 1): return 62.0" in (run.path / "best.yaml").read_text()
@@ -324,8 +351,7 @@ def test_notes_of_an_offline_search(tmp_path):
     experiment = make_search({"objectives": "fqe"})
     run = make_run(tmp_path, experiment)
     assert notes(run, trials_frame(run))[0] == "0 trials: none."
-    offline = {"status": FINISHED, "updates": 1, "report": {}, "offline": {"fqe_value": 4.0, "fqe_spread": 0.5}}
-    add_trial(run, experiment, 0, {"alpha": 1.0}, offline)
+    add_trial(run, experiment, 0, {"alpha": 1.0}, CellResult(status=FINISHED, updates=1, offline=estimate(3.5)))
     frame = trials_frame(run)
     assert frame["fqe"].tolist() == [3.5]
     assert "return" not in frame
@@ -366,7 +392,7 @@ def test_trials_of_several_algorithms_fit_a_terminal(tmp_path):
         run.add_cells(cells)
         params = {"algorithm": algorithm, f"{algorithm}.{name}": value}
         names = [cell.name for cell in cells]
-        run.write_trial(number, {"algorithm": algorithm, "settings": settings, "params": params, "cells": names})
+        run.write_trial(number, TrialRecord(algorithm=algorithm, settings=settings, params=params, cells=names))
         run.cell(names[0]).write_result(result(10.0 * number))
     console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
     console.print(to_rich(run)[0])
@@ -393,7 +419,7 @@ def test_damaged_records_name_the_file(confirmed):
 @pytest.mark.parametrize("objective", ["return", "fqe"])
 def test_a_result_without_the_objective_is_no_value(confirmed, objective):
     run, _, trials, _ = confirmed
-    trials[0].cells[0].write_result({"status": FINISHED, "updates": 1})
+    trials[0].cells[0].write_result(CellResult(status=FINISHED, updates=1))
     assert read_trials(run, (objective,))[0].state == "failed"
 
 

@@ -1,9 +1,11 @@
 """Strict YAML: every mistake names file, line and key."""
 
+import copy
+
 import pytest
 
 from gems_ray.config import dump_yaml, load_config, parse_yaml_value, read_yaml
-from gems_ray.errors import ConfigError
+from gems_ray.errors import ConfigError, DatasetError, Mistake
 from gems_ray.experiments.spec import Experiment, Resources, check_experiment, check_placement, load_experiment
 
 GOOD = """\
@@ -105,15 +107,16 @@ def test_mistakes(tmp_path, old, new, line, message):
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("algorithm", "settings", "message"),
     [
-        ({"clip_diff_min": 2, "clip_diff_max": 1}, "clip_diff_min`: expected at most clip_diff_max, 1, found 2"),
-        ({"hidden_sizes": [0]}, "hidden_sizes.0`: input should be greater"),
+        ("cql", {"clip_diff_min": 2, "clip_diff_max": 1}, "min`: expected at most clip_diff_max, 1, found 2.$"),
+        ("cql", {"hidden_sizes": [0]}, "hidden_sizes.0`: input should be greater"),
+        ("decision_transformer", {"num_heads": 3}, "num_heads`: expected a divisor of embedding_dim, 128, found 3.$"),
     ],
 )
-def test_settings_of_cql(settings, message):
-    with pytest.raises(ConfigError, match=message):
-        check_experiment({"environment": "diffuse_mix", "algorithm": "cql", "settings": {"cql": settings}})
+def test_settings_that_do_not_fit(algorithm, settings, message):
+    with pytest.raises(ConfigError, match=rf"`settings\.{algorithm}\..*{message}"):
+        check_experiment({"environment": "diffuse_mix", "algorithm": algorithm, "settings": {algorithm: settings}})
 
 
 def test_fields_are_listed_as_they_stand_in_a_file(tmp_path):
@@ -217,3 +220,23 @@ def test_shipped_experiments(name, request):
         assert experiment.dataset.episodes == 10_000
     else:
         assert experiment.dataset.episodes >= 1_000
+
+
+def test_a_mistake_is_a_value():
+    settings = {"td3_bc": {"alpha": -1, "hidden_sizes": [0]}}
+    with pytest.raises(ConfigError) as caught:
+        check_experiment({"environment": "diffuse_mix", "settings": settings})
+    first, second = caught.value.args
+    expected = "input should be greater than or equal to 0"
+    assert first == Mistake(("settings", "td3_bc", "alpha"), expected=expected, found="`-1`")
+    assert second.location == ("settings", "td3_bc", "hidden_sizes", 0)
+    assert str(copy.copy(caught.value)) == str(caught.value)  # as between processes
+
+
+def test_a_message_speaks_of_the_names_that_the_user_typed():
+    error = ConfigError(Mistake(("training", "device"), problem="is missing", advice="Add it."), "Another line.")
+    assert str(error) == "`training.device` is missing. Add it.\nAnother line."
+    assert error.told(lambda location: f"--{location[-1]}") == "`--device` is missing. Add it.\nAnother line."
+    error = DatasetError("none.npz: no such dataset. Check ", ("dataset", "file"), ".")
+    assert str(error) == "none.npz: no such dataset. Check dataset.file."
+    assert error.told(lambda location: "--dataset") == "none.npz: no such dataset. Check --dataset."

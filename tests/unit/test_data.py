@@ -119,7 +119,7 @@ class TestFiles:
         assert loaded.metadata is None
         assert loaded.observations.dtype == np.float32
         assert loaded.terminals.dtype == bool
-        center, scale = loaded.action_bounds()
+        center, scale = loaded.action_box()
         normalised = (loaded.actions - center) / scale
         assert np.abs(normalised).max() == pytest.approx(1, abs=1e-5)
 

@@ -10,7 +10,21 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "gems_ray"
 LAYERS = [
-    {"errors", "rng", "registry", "files", "config", "metrics", "flat_state", "machine", "__init__"},
+    {
+        "errors",
+        "rng",
+        "registry",
+        "files",
+        "config",
+        "metrics",
+        "machine",
+        "record",
+        "action_box",
+        "networks",
+        "flat_state",
+        "checkpoints",
+        "__init__",
+    },
     {"simulator"},
     {"data", "world"},
     {"policies"},
@@ -93,14 +107,25 @@ def test_reading_results_imports_neither_ray_nor_torch():
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
-def test_importing_changes_nothing():
-    code = (
-        "import random, threading, numpy as np, torch, rich.style; "  # rich draws a number when it is imported
-        "before = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist(), "
-        "threading.active_count(), torch.get_num_threads()); "
-        "import gems_ray.worldmaking.world, gems_ray.execution.sources, gems_ray.cli, gems_ray.results.tables; "
-        "after = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist(), "
-        "threading.active_count(), torch.get_num_threads()); "
-        "assert before == after; assert not torch.cuda.is_initialized()"
+@pytest.mark.parametrize(
+    "modules",
+    [
+        "gems_ray.worldmaking.world, gems_ray.execution.sources, gems_ray.cli, gems_ray.results.tables",
+        pytest.param(
+            "gems_ray.tune.run",
+            marks=pytest.mark.xfail(strict=True, reason="gems_ray.tune sets environment variables when it is imported"),
+        ),
+    ],
+)
+def test_importing_changes_nothing(modules):
+    state = (
+        "(random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist(), "
+        "threading.active_count(), torch.get_num_threads(), dict(os.environ))"
     )
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+    code = (
+        # These draw a number or set variables of the environment themselves when they are imported.
+        "import os, random, threading, gymnasium.vector, numpy as np, ray.tune.search.optuna, rich.style, torch; "
+        f"before = {state}; import {modules}; assert {state} == before; assert not torch.cuda.is_initialized()"
+    )
+    # Variables that were set in this process would hide those that are set in the other one.
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={}, check=False).returncode == 0

@@ -9,9 +9,10 @@ from gems_ray.cli.main import main
 from gems_ray.errors import RunFolderError
 from gems_ray.experiments.cell_folder import DIVERGED, ENDED, FAILED, FINISHED, PRUNED, RUNNING
 from gems_ray.experiments.progress import CellState, RunState, describe_seconds, read_cell, read_progress
+from gems_ray.experiments.records import CandidateRecord, CellResult, TrialRecord
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.experiments.spec import check_experiment
-from tests.unit.conftest import make_run
+from tests.unit.conftest import MACHINE, make_run
 
 
 def cell_state(state, updates=0, seconds=0.0, max_timesteps=1000):
@@ -24,7 +25,7 @@ def test_states(run):
     assert [cell.status for cell in run.cells()] == ["pending"] * 3
     second.append_metrics({"updates": 100, "seconds": 2.0})
     third.append_metrics({"updates": 100, "seconds": 2.0})
-    third.write_result({"status": FINISHED, "updates": 1000, "report": {"updates": 1000, "seconds": 20.0}})
+    third.write_result(CellResult(status=FINISHED, updates=1000, report={"updates": 1000, "seconds": 20.0}))
     assert [cell.status for cell in run.cells()] == ["pending", "unfinished", "finished"]
     held = [first.lock(), third.lock()]
     states = read_progress(run).cells
@@ -38,7 +39,7 @@ def test_states(run):
 def test_ended_cells_have_nothing_left(run, status):
     cell = run.cells()[0]
     cell.append_metrics({"updates": 100, "seconds": 2.0})
-    cell.write_result({"status": status, "updates": 100, "reason": "why"})
+    cell.write_result(CellResult(status=status, updates=100, reason="why"))
     state = read_cell(cell)
     assert (state.state, state.reason, state.updates, state.remaining_seconds) == (status, "why", 100, 0)
 
@@ -99,15 +100,15 @@ def test_planned_cells(tmp_path):
     assert read_progress(make_run(tmp_path / "grid", **both)).planned == 2 * 2 * 3
     space = {"td3_bc": {"alpha": {"uniform": [0, 1]}}}
     search = {"space": space, "trials": 7, "seeds_per_trial": 2, "confirm": {"candidates": 3, "seeds": 4}}
-    run = RunFolder.create(tmp_path / "search", check_experiment(both | {"seed": 0, "search": search}), {})
+    run = RunFolder.create(tmp_path / "search", check_experiment(both | {"seed": 0, "search": search}), MACHINE)
     assert read_progress(run).planned == 2 * (7 * 2 + (3 + 2) * 4)
     search["confirm"] = {"candidates": 0}
-    run = RunFolder.create(tmp_path / "plain", check_experiment(both | {"seed": 0, "search": search}), {})
+    run = RunFolder.create(tmp_path / "plain", check_experiment(both | {"seed": 0, "search": search}), MACHINE)
     assert read_progress(run).planned == 2 * 7 * 2
     assert read_progress(run).summary().startswith("28 not begun.")
     search |= {"sampler": "grid", "space": {"td3_bc": {"alpha": {"choice": [1.0, 2.5, 4.0]}}}}
     one = {"environment": "diffuse_mix", "seed": 0, "search": search}
-    assert read_progress(RunFolder.create(tmp_path / "points", check_experiment(one), {})).planned == 3 * 2
+    assert read_progress(RunFolder.create(tmp_path / "points", check_experiment(one), MACHINE)).planned == 3 * 2
 
 
 def test_a_finished_search_needs_nothing_more(tmp_path):
@@ -118,28 +119,30 @@ def test_a_finished_search_needs_nothing_more(tmp_path):
         "confirm": {"candidates": 1, "seeds": 1},
     }
     experiment = check_experiment({"environment": "diffuse_mix", "search": search})
-    run = RunFolder.create(tmp_path / "run", experiment, {})
+    run = RunFolder.create(tmp_path / "run", experiment, MACHINE)
     trial, again = (experiment.with_settings("td3_bc", {}, [seed], test=seed > 0).cells() for seed in (0, 1))
     run.add_cells([*trial, *again])
     for cell in (*trial, *again):
-        run.cell(cell.name).write_result({"status": "finished", "updates": 1})
-    run.write_trial(0, {"algorithm": "td3_bc", "settings": {}, "params": {}, "cells": [trial[0].name]})
+        run.cell(cell.name).write_result(CellResult(status="finished", updates=1))
+    run.write_trial(0, TrialRecord(algorithm="td3_bc", settings={}, params={}, cells=[trial[0].name]))
     assert "not begun" in read_progress(run).summary()
-    candidate = {"label": "td3_bc default", "trial": 0, "algorithm": "td3_bc", "settings": {}}
-    run.write_candidates([candidate | {"cells": [again[0].name]}])
+    cells = [again[0].name]
+    run.write_candidates(
+        [CandidateRecord(label="td3_bc default", trial=0, algorithm="td3_bc", settings={}, cells=cells)]
+    )
     assert read_progress(run).summary() == "2 finished."
 
 
 def test_damage_is_named(tmp_path):
     experiment = check_experiment({"environment": "diffuse_mix"})
-    run = RunFolder.create(tmp_path / "run", experiment, {})
+    run = RunFolder.create(tmp_path / "run", experiment, MACHINE)
     run.add_cells(experiment.cells())
     (folder,) = run.cells()
     (folder.path / "result.json").write_text("[]")
     assert "expected an object, found list" in read_progress(run).cells[0].reason
-    folder.mend()
+    folder.set_damaged_result_aside()
     (folder.path / "metrics.csv").write_text("updates,seconds\n100,1.0\n200,2.0,4\n")
-    assert [row["updates"] for row in folder.metrics()] == ["100"]
+    assert [row["updates"] for row in folder.metrics()] == [100]
     (run.path / "trials").mkdir()
     (run.path / "trials" / "0001 (copy).yaml").write_text("cells: []\n")
     assert run.trials() == {}
@@ -183,7 +186,7 @@ def shown(tmp_path, monkeypatch, capsys):
 def test_status_fits_80_columns_and_crops_no_number(tmp_path, shown):
     run = make_run(tmp_path / "a b", environment="diffuse_topdown", algorithm="bc_best")
     report = {"updates": 1000, "eval/return_mean": 123.4, "eval/best_return_mean": 234.5, "train/q_policy": 1345.6}
-    run.cells()[0].write_result({"status": DIVERGED, "report": report})
+    run.cells()[0].write_result(CellResult(status=DIVERGED, updates=1000, report=report))
     lines = shown("status", run.path)
     assert lines[0].split() == ["cell", "state", "updates", "return", "best", "Q"]
     row = next(line for line in lines if DIVERGED in line)

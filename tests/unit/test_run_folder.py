@@ -13,10 +13,11 @@ from gems_ray.errors import RunFolderError
 from gems_ray.experiments.candidates import with_objectives
 from gems_ray.experiments.cell_folder import DIVERGED, FAILED, FINISHED, RUNNING
 from gems_ray.experiments.progress import read_cell, read_progress
-from gems_ray.experiments.run_folder import REFERENCE_POLICIES, RunFolder
+from gems_ray.experiments.records import REFERENCE_POLICIES, CellResult, DatasetFacts
+from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.experiments.spec import check_experiment, load_experiment
 from gems_ray.results.tables import cells_frame
-from tests.unit.conftest import make_run
+from tests.unit.conftest import MACHINE, evaluation, make_run
 
 NOBODY = 65534
 
@@ -74,24 +75,24 @@ def test_an_exact_name_comes_before_a_part(run):
 
 
 def test_find_cell_in_a_run_without_cells(tmp_path):
-    run = RunFolder.create(tmp_path / "empty", check_experiment({"environment": "diffuse_mix"}), {})
+    run = RunFolder.create(tmp_path / "empty", check_experiment({"environment": "diffuse_mix"}), MACHINE)
     with pytest.raises(RunFolderError, match="Cells: none"):
         run.find_cell("seed")
 
 
 def test_a_run_goes_on_with_the_same_datasets(run):
-    facts = {"diffuse_mix": {"file": "a.npz", "fingerprint": "abc", "world_fingerprint": "w"}}
-    run.check_datasets(facts)
-    run.check_datasets(facts)
-    other = {"diffuse_divpen": {"file": "b.npz", "fingerprint": "xyz", "world_fingerprint": None}}
-    run.check_datasets(other)
-    assert json.loads((run.path / "datasets.json").read_text()) == facts | other
-    moved = {"diffuse_mix": facts["diffuse_mix"] | {"file": "elsewhere.npz"}}
-    run.check_datasets(moved)
-    changed = {"diffuse_mix": facts["diffuse_mix"] | {"fingerprint": "def"}}
+    first = DatasetFacts(file="a.npz", fingerprint="abc", transitions=400, world_fingerprint="w")
+    run.check_datasets({"diffuse_mix": first})
+    run.check_datasets({"diffuse_mix": first})
+    second = DatasetFacts(file="b.npz", fingerprint="xyz", transitions=100, world_fingerprint=None)
+    run.check_datasets({"diffuse_divpen": second})
+    facts = {"schema_version": 1, "diffuse_mix": first.model_dump(), "diffuse_divpen": second.model_dump()}
+    assert json.loads((run.path / "datasets.json").read_text()) == facts
+    run.check_datasets({"diffuse_mix": first.model_copy(update={"file": "elsewhere.npz"})})
+    changed = {"diffuse_mix": first.model_copy(update={"fingerprint": "def"})}
     with pytest.raises(RunFolderError, match=r"began with dataset abc of diffuse_mix, but a\.npz is now def"):
         run.check_datasets(changed)
-    assert json.loads((run.path / "datasets.json").read_text()) == facts | other
+    assert json.loads((run.path / "datasets.json").read_text()) == facts
 
 
 def test_a_damaged_result_is_set_aside(run):
@@ -104,19 +105,19 @@ def test_a_damaged_result_is_set_aside(run):
     state = read_cell(cell)
     assert (state.state, state.updates) == ("unfinished", 100)
     assert "result.json" in state.reason
-    cell.mend()
+    cell.set_damaged_result_aside()
     assert cell.result() is None
     assert cell.status == "unfinished"
     assert (cell.path / "result.json.damaged").read_text() == '{"status": "fin'
-    cell.write_result({"status": FINISHED})
-    cell.mend()
+    cell.write_result(CellResult(status=FINISHED, updates=1))
+    cell.set_damaged_result_aside()
     assert cell.status == FINISHED
 
 
 def test_only_failed_cells_open_again(run):
     first, second, third = run.cells()
-    first.write_result({"status": FAILED})
-    second.write_result({"status": DIVERGED})
+    first.write_result(CellResult(status=FAILED, updates=1))
+    second.write_result(CellResult(status=DIVERGED, updates=1))
     for cell in (first, second, third):
         cell.reopen()
     assert [cell.status for cell in run.cells()] == ["pending", DIVERGED, "pending"]
@@ -128,14 +129,14 @@ def test_a_torn_last_line_is_left_out(run):
     for updates in (100, 200):
         cell.append_metrics({"updates": updates, "seconds": updates / 10, "loss": float("nan")})
     whole = (cell.path / "metrics.csv").read_bytes()
-    rows = [{"updates": "100", "seconds": "10.0", "loss": ""}, {"updates": "200", "seconds": "20.0", "loss": ""}]
+    rows = [{"updates": 100, "seconds": 10.0}, {"updates": 200, "seconds": 20.0}]
     assert cell.metrics() == rows
     for torn in (b"300", b"300,30.0,", "300,é".encode()[:-1]):
         (cell.path / "metrics.csv").write_bytes(whole + torn)
         assert cell.metrics() == rows
         assert read_cell(cell).report == {"updates": 200, "seconds": 20}
     (cell.path / "metrics.csv").write_bytes(whole + b"300,30.0\n400,40.0,\n")
-    assert [row["updates"] for row in cell.metrics()] == ["100", "200", "400"]
+    assert [row["updates"] for row in cell.metrics()] == [100, 200, 400]
     (cell.path / "metrics.csv").write_bytes(b"updates,sec")
     assert cell.metrics() == []
     assert read_cell(cell).report == {}
@@ -147,12 +148,12 @@ def test_rows_beyond_a_checkpoint_are_dropped(run):
         cell.append_metrics({"updates": updates, "seconds": 1.5})
     with (cell.path / "metrics.csv").open("a") as file:
         file.write("400,")
-    cell.keep_metrics("updates", 200)
+    cell.keep_metrics_until(200)
     cell.append_metrics({"updates": 300, "seconds": 9.0})
     assert [(row["updates"], row["seconds"]) for row in cell.metrics()] == [
-        ("100", "1.5"), ("200", "1.5"), ("300", "9.0"),
+        (100, 1.5), (200, 1.5), (300, 9.0),
     ]  # fmt: skip
-    cell.keep_metrics("updates", 0)
+    cell.keep_metrics_until(0)
     assert not (cell.path / "metrics.csv").exists()
     assert cell.status == "pending"
 
@@ -187,12 +188,12 @@ def test_a_folder_of_something_else_is_refused(run, tmp_path):
     with pytest.raises(
         RunFolderError, match="another experiment: seed, training not as in its experiment.yaml"
     ) as caught:
-        RunFolder.create(run.path, other, {})
+        RunFolder.create(run.path, other, MACHINE)
     assert "remove" not in str(caught.value)
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "a.txt").touch()
     with pytest.raises(RunFolderError, match="holds files that are not a run's"):
-        RunFolder.create(tmp_path / "letters", other, {})
+        RunFolder.create(tmp_path / "letters", other, MACHINE)
 
 
 def contents(folder):
@@ -205,29 +206,33 @@ def test_a_comment_or_a_default_less_is_the_same_experiment(run):
     lines = [line for line in path.read_text().splitlines() if "holdout" not in line and "device" not in line]
     path.write_text("# mine\n" + "\n".join(lines))
     before = contents(run.path)
-    RunFolder.create(run.path, experiment, {"torch": "another"})
+    RunFolder.create(run.path, experiment, MACHINE.model_copy(update={"torch": "another"}))
     assert contents(run.path) == before
 
 
-def test_the_environment_is_that_of_the_beginning(run):
+@pytest.mark.parametrize("name", ["machine.json", "environment.json"])
+def test_the_machine_is_that_of_the_beginning(run, name):
     """A second driver is refused later, by the lock."""
-    (run.path / "environment.json").write_text('{"torch": "2"}')
+    first = MACHINE.model_copy(update={"torch": "2"})
+    (run.path / "machine.json").unlink()
+    (run.path / name).write_text(first.model_dump_json())
     with run.locked():
-        again = RunFolder.create(run.path, run.experiment(), {"torch": "3"})
+        again = RunFolder.create(run.path, run.experiment(), MACHINE)
         with pytest.raises(RunFolderError, match="a run is going on"), again.locked():
             pass
-    assert json.loads((run.path / "environment.json").read_text()) == {"torch": "2"}
+    assert run.machine() == first
+    assert len(list(run.path.glob("*.json"))) == 1
 
 
 def test_a_search_keeps_the_objectives_that_it_was_given(tmp_path):
     search = {"space": {"td3_bc": {"alpha": {"uniform": [0, 1]}}}}
     experiment = check_experiment({"environment": "diffuse_mix", "search": search})
     resolved = with_objectives(experiment, has_world=False)
-    RunFolder.create(tmp_path / "run", experiment, {})
-    run = RunFolder.create(tmp_path / "run", resolved, {})
+    RunFolder.create(tmp_path / "run", experiment, MACHINE)
+    run = RunFolder.create(tmp_path / "run", resolved, MACHINE)
     assert run.experiment() == resolved
     with pytest.raises(RunFolderError, match="another experiment: evaluation, search not as in"):
-        RunFolder.create(tmp_path / "run", with_objectives(experiment, has_world=True), {})
+        RunFolder.create(tmp_path / "run", with_objectives(experiment, has_world=True), MACHINE)
 
 
 @pytest.mark.parametrize(
@@ -240,13 +245,13 @@ def test_a_search_keeps_the_objectives_that_it_was_given(tmp_path):
 def test_cells_of_an_experiment_that_was_changed_by_hand(run, change, what):
     """They are not counted beside the new ones, and nothing goes on before that is settled."""
     for cell in run.cells():
-        cell.write_result({"status": FINISHED, "updates": 1000})
+        cell.write_result(CellResult(status=FINISHED, updates=1000))
     path = run.path / "experiment.yaml"
     path.write_text(path.read_text().replace(*change))
     before = contents(run.path)
     changed = load_experiment(path)
     with pytest.raises(RunFolderError, match=what) as caught:
-        RunFolder.create(run.path, changed, {})
+        RunFolder.create(run.path, changed, MACHINE)
     assert "remove" not in str(caught.value).lower()
     assert contents(run.path) == before
     run.add_cells(changed.cells())
@@ -257,7 +262,7 @@ def test_cells_of_an_experiment_that_was_changed_by_hand(run, change, what):
 def test_a_seed_more_is_the_same_experiment(run):
     path = run.path / "experiment.yaml"
     path.write_text(path.read_text().replace("- 2\n", "- 2\n- 3\n"))
-    again = RunFolder.create(run.path, load_experiment(path), {})
+    again = RunFolder.create(run.path, load_experiment(path), MACHINE)
     assert [cell.path.name for cell in again.cells()] == [cell.path.name for cell in run.cells()]
 
 
@@ -283,7 +288,7 @@ def test_a_folder_that_may_only_be_read():
         first, second, _ = run.cells()
         with run.locked():
             first.lock().release()
-        first.write_result({"status": FINISHED, "report": {"updates": 1000, "seconds": 20.0}})
+        first.write_result(CellResult(status=FINISHED, updates=1000, report={"updates": 1000, "seconds": 20.0}))
         second.append_metrics({"updates": 100, "seconds": 2.0})
         assert (run.path / ".lock").exists()
         everything = [Path(folder), *Path(folder).rglob("*")]
@@ -315,15 +320,20 @@ def test_a_run_of_another_account_is_seen_to_run():
 @pytest.mark.parametrize(
     "content",
     [
-        "{}", '{"status": null}', '{"status": "done"}', '{"status": ["finished"]}',
-        '{"status": "finished", "updates": "many"}', '{"status": "finished", "report": [1]}',
-        '{"status": "finished", "report": {"updates": "x"}}', '{"status": "finished", "test": {"last": 3}}',
-        '{"status": "finished", "test": {"last": {"return_mean": "high"}}}', '{"status": "finished", "validation": 1}',
-        '{"status": "failed", "reason": {}}', '{"status": "finished", "report": {"updates": null}}',
-        '{"status": "finished", "offline": {}}', '{"status": "finished", "test": {"best": {"return_mean": 1}}}',
+        '{}', '{"status": null}', '{"status": "done"}', '{"status": ["finished"]}',
+        '{"updates": "many"}', '{"updates": true}', '{"updates": null}', '{"updates": 1.5}',
+        '{"report": [1]}', '{"report": {"updates": "x"}}', '{"report": {"updates": null}}', '{"report": {"q": NaN}}',
+        '{"test": {"last": 3}}', '{"test": {"last": {"return_mean": "high"}}}', '{"test": {"best": GOOD}}',
+        '{"test": {"last": GOOD, "best": {}}}', '{"validation": 1}', '{"validation": {"last": 1.0}}',
+        '{"validation": {"last": 1.0, "best": Infinity}}', '{"reason": {}}', '{"offline": {}}', '{"seconds": "1"}',
+        '{"schema_version": "x"}', '{"schema_version": 0}', '{"schema_version": true}',
     ],
 )  # fmt: skip
 def test_a_result_of_another_shape_is_damaged(run, content):
+    """Each is a whole result but for one mistake."""
+    whole = '"status": "finished", "updates": 1' if content != "{}" else ""
+    good = evaluation(1.0).model_dump_json()
+    content = content.replace("GOOD", good).replace("{", "{" + whole + (", " if whole and len(content) > 2 else ""), 1)
     cell = run.cells()[0]
     (cell.path / "result.json").write_text(content)
     state = read_cell(cell)
@@ -331,7 +341,7 @@ def test_a_result_of_another_shape_is_damaged(run, content):
     assert "result.json: cannot be read" in state.reason
     with pytest.raises(RunFolderError, match=r"result\.json: cannot be read"):
         cells_frame(run)
-    cell.mend()
+    cell.set_damaged_result_aside()
     assert cell.status == "pending"
     assert (cell.path / "result.json.damaged").read_text() == content
 
@@ -343,7 +353,7 @@ def test_metrics_of_another_shape_are_set_aside(run, content):
     path.write_bytes(content)
     assert cell.metrics() == []
     assert read_cell(cell).report == {}
-    cell.keep_metrics("updates", 100)
+    cell.keep_metrics_until(100)
     assert path.with_name("metrics.csv.damaged").read_bytes() == content
     cell.append_metrics({"updates": 0, "seconds": 1.0})
     assert len(cell.metrics()) == 1
@@ -352,7 +362,7 @@ def test_metrics_of_another_shape_are_set_aside(run, content):
 def test_a_row_without_numbers_is_left_out(run):
     cell = run.cells()[0]
     (cell.path / "metrics.csv").write_text("updates,seconds\nabc,2\n100,x\n100,2\n")
-    assert cell.metrics() == [{"updates": "100", "seconds": "2"}]
+    assert cell.metrics() == [{"updates": 100, "seconds": 2}]
     assert read_cell(cell).updates == 100
 
 
@@ -362,10 +372,11 @@ def test_a_metric_more_after_an_upgrade(run):
     cell.append_metrics({"updates": 1, "new": 7, "loss": 2.5})
     cell.append_metrics({"updates": 2})
     assert cell.metrics() == [
-        {"updates": "0", "loss": "1.5", "new": ""},
-        {"updates": "1", "loss": "2.5", "new": "7"},
-        {"updates": "2", "loss": "", "new": ""},
+        {"updates": 0, "loss": 1.5},
+        {"updates": 1, "loss": 2.5, "new": 7},
+        {"updates": 2},
     ]
+    assert (cell.path / "metrics.csv").read_text().splitlines() == ["updates,loss,new", "0,1.5,", "1,2.5,7", "2,,"]
 
 
 @pytest.mark.parametrize(
@@ -392,6 +403,8 @@ def test_other_files_of_another_shape_name_themselves(run):
         "{}",
         '{"random": {"return_mean": 1, "users": 2}}',
         json.dumps({key: {} for key in REFERENCE_POLICIES}),
+        json.dumps({key: evaluation(1.0).model_dump() for key in REFERENCE_POLICIES[1:]}),
+        json.dumps({key: evaluation(1.0).model_dump() | {"users": None} for key in REFERENCE_POLICIES}),
     ):
         damaged("references/diffuse_mix.json", text, lambda: run.references("diffuse_mix"))
     for text in ('{"diffuse_mix": 3}', '{"diffuse_mix": {}}'):
@@ -403,7 +416,7 @@ def test_other_files_of_another_shape_name_themselves(run):
         "algorithm: a\nsettings: {}\nparams: {}\ncells: x\n",
     ):
         damaged("trials/0000.yaml", text, run.trials)
-    run.mend_trials()
+    run.set_damaged_search_records_aside()
     assert (run.candidates(), run.trials()) == (None, {})
 
 
@@ -414,6 +427,6 @@ def test_what_a_killed_process_left_is_swept(run):
         path.write_bytes(b"half")
     other = cell.path / ".result.json.7.partial"  # a driver may write this one at any time
     other.touch()
-    cell.sweep()
+    cell.remove_partial_files()
     assert not any(path.exists() for path in left)
     assert other.exists()

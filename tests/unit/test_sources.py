@@ -68,4 +68,4 @@ def test_references_are_of_the_users_that_are_asked_for(tmp_path, world):
     for users in (3, 4):
         experiment = check_experiment({"environment": "diffuse_mix", "evaluation": {"test_users": users}})
         write_references(run, experiment, "diffuse_mix", world)
-        assert {row["users"] for row in run.references("diffuse_mix").values()} == {users}
+        assert {row.users for row in run.references("diffuse_mix").by_policy.values()} == {users}

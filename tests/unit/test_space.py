@@ -248,7 +248,7 @@ def test_an_algorithm_without_a_space_is_tried_as_it_is(tmp_path):
         ),
         ("alpha: 0.5", "alpha: 1.5", 9, "alpha 1.5 lies outside of search.space"),
         ("batch_size: 64\n", "batch_size: 65\n", 7, "lies outside of search.space"),
-        ("alpha: 0.5", "tau: 0.5", 9, "search.initial: `tau` is not in search.space"),
+        ("alpha: 0.5", "tau: 0.5", 9, "`search.initial.1.tau` is not in search.space"),
         ("alpha: 0.5", "alpha: 0.5\n      tua: 1", 10, "`search.initial.1.tua` is not a field of TD3BCConfig"),
         ("alpha: 0.5", "alpha: -1", 9, "`search.initial.1.alpha`: input should be greater than or equal to 0"),
         ("trials: 4", "sampler: grid", 4, "`search`: a grid needs choice, int, or uniform with a step"),

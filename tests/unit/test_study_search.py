@@ -5,11 +5,13 @@ import pytest
 from gems_ray.errors import StudyError
 from gems_ray.experiments.candidates import trial_cells, with_objectives
 from gems_ray.experiments.cell_folder import FINISHED
+from gems_ray.experiments.records import CellResult, TrialRecord
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.experiments.spec import check_experiment
 from gems_ray.experiments.study import open_study
 from gems_ray.tune.interruption import FirstError
 from gems_ray.tune.search import StudySearch
+from tests.unit.conftest import MACHINE
 
 SPACE = {"td3_bc": {"alpha": {"choice": [1.0, 2.5]}}}
 
@@ -27,15 +29,16 @@ def searcher_of(run, experiment):
 def run(tmp_path):
     """Four trials that have ended, of which two repeat the others."""
     experiment = make_experiment()
-    run = RunFolder.create(tmp_path / "run", experiment, {})
+    run = RunFolder.create(tmp_path / "run", experiment, MACHINE)
     for number, alpha in enumerate([2.5, 1.0, 2.5, 1.0]):
         settings, cells = trial_cells(experiment, "td3_bc", {"alpha": alpha})
         run.add_cells(cells)
         names = [cell.name for cell in cells]
         params = {"alpha": alpha}
-        run.write_trial(number, {"algorithm": "td3_bc", "settings": settings, "params": params, "cells": names})
+        run.write_trial(number, TrialRecord(algorithm="td3_bc", settings=settings, params=params, cells=names))
         for name in names:
-            run.cell(name).write_result({"status": FINISHED, "updates": 1, "report": {"eval/return_mean": alpha}})
+            report = {"eval/return_mean": alpha}
+            run.cell(name).write_result(CellResult(status=FINISHED, updates=1, report=report))
     return run
 
 

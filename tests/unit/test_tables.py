@@ -9,33 +9,34 @@ from rich.console import Console
 
 from gems_ray import metrics
 from gems_ray.experiments.cell_folder import DIVERGED, FAILED, FINISHED
+from gems_ray.experiments.records import CellResult, FinalEvaluations, References
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.experiments.spec import check_experiment
 from gems_ray.results.tables import cells_frame, export, notes, result_frame, to_markdown, to_rich
+from tests.unit.conftest import MACHINE, evaluation
 
 REFERENCES = {"random": 40.0, "oracle": 90.0, "behavior": 240.0}
 
 
 def result(last, best):
-    rows = {"last": last, "best": best}
-    test = {name: {"return_mean": value, "return_se": 1.0, "users": 100} for name, value in rows.items()}
-    return {"status": FINISHED, "updates": 3000, "seconds": 9.5, "best_updates": 250, "test": test, "fingerprints": {}}
+    test = FinalEvaluations(last=evaluation(last), best=evaluation(best))
+    return CellResult(status=FINISHED, updates=3000, seconds=9.5, best_updates=250, test=test)
 
 
 @pytest.fixture
 def run(tmp_path):
     experiment = check_experiment({"environment": ["diffuse_topdown", "diffuse_divpen"], "seed": [0, 1, 2]})
-    run = RunFolder.create(tmp_path / "run", experiment, {})
+    run = RunFolder.create(tmp_path / "run", experiment, MACHINE)
     run.add_cells(experiment.cells())
     for environment in experiment.environment:
-        run.write_references(environment, {name: {"return_mean": v, "users": 100} for name, v in REFERENCES.items()})
+        run.write_references(environment, References(**{name: evaluation(v) for name, v in REFERENCES.items()}))
     for cell in experiment.cells():
         if cell.environment == "diffuse_topdown":
             run.cell(cell.name).write_result(result([100.0, 140.0, 180.0][cell.seed], 240.0))
         elif cell.seed == 0:
             run.cell(cell.name).write_result(result(60.0, 80.0))
         elif cell.seed == 1:
-            run.cell(cell.name).write_result({"status": FAILED, "updates": 7, "reason": "a loss is not finite"})
+            run.cell(cell.name).write_result(CellResult(status=FAILED, updates=7, reason="a loss is not finite"))
     return run
 
 
@@ -77,7 +78,7 @@ def test_exports_agree(run, tmp_path):
 
 def test_diverged_cells_count_and_are_named(run):
     cell = next(cell for cell in run.cells() if "topdown" in cell.path.name and "seed2" in cell.path.name)
-    cell.write_result(result(180.0, 240.0) | {"status": DIVERGED})
+    cell.write_result(result(180.0, 240.0).model_copy(update={"status": DIVERGED}))
     cells = cells_frame(run)
     assert cells["status"].tolist().count("diverged") == 1
     table = result_frame(run, cells)
@@ -100,7 +101,7 @@ def test_diagnostics_are_those_of_the_last_report(run):
     assert cells["q_policy"].dropna().tolist() == [0, 10, 20]
     table = result_frame(run, cells)
     assert table.set_index(["environment", "algorithm"]).loc[("diffuse_topdown", "td3_bc")].q_policy == 10
-    assert "| diffuse_topdown | td3_bc | - | 10.0 | - | 50.0 | - | - | - | - | - |" in to_markdown(table)
+    assert "| diffuse_topdown | td3_bc | - | 10.0 | - | 50.0 | - | - | 120 | 25% | 10% |" in to_markdown(table)
 
 
 def test_fits_a_terminal_of_80_columns(run):
@@ -114,7 +115,7 @@ def test_fits_a_terminal_of_80_columns(run):
 
 
 def test_no_score_where_the_behaviour_is_random(run):
-    run.write_references("diffuse_topdown", {name: {"return_mean": 40.0, "users": 100} for name in REFERENCES})
+    run.write_references("diffuse_topdown", References(**{name: evaluation(40.0) for name in REFERENCES}))
     table = result_frame(run).set_index(["environment", "algorithm"])
     assert math.isnan(table.loc[("diffuse_topdown", "td3_bc")].last_score)
     assert "| diffuse_topdown | td3_bc | 140.0 ± 40.0 | - |" in to_markdown(result_frame(run))
@@ -122,10 +123,10 @@ def test_no_score_where_the_behaviour_is_random(run):
 
 def test_without_a_world_there_is_no_score(tmp_path):
     experiment = check_experiment({"environment": ["diffuse_mix"]})
-    run = RunFolder.create(tmp_path / "run", experiment, {})
+    run = RunFolder.create(tmp_path / "run", experiment, MACHINE)
     run.add_cells(experiment.cells())
     (cell,) = run.cells()
-    cell.write_result({"status": FINISHED, "updates": 10, "seconds": 1.0, "best_updates": 10, "fingerprints": {}})
+    cell.write_result(CellResult(status=FINISHED, updates=10, seconds=1.0, best_updates=10))
     table = result_frame(run)
     assert table["algorithm"].tolist() == ["td3_bc"]
     assert table["last_mean"].isna().all()

@@ -11,6 +11,7 @@ from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.experiments.spec import check_experiment
 from gems_ray.tune import trainable
 from gems_ray.tune.trainable import RETRIES, CellTrainable
+from tests.unit.conftest import MACHINE
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def make(tmp_path, dataset, world_folder, monkeypatch):
                 "evaluation": {"validation_users": 4, "test_users": 5},
             }
         )
-        run = RunFolder.create(tmp_path / "run", experiment, {})
+        run = RunFolder.create(tmp_path / "run", experiment, MACHINE)
         (cell,) = experiment.cells()
         run.open_cells([cell])
         one = CellTrainable.__new__(CellTrainable)

@@ -11,10 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from gems_ray import metrics
+from gems_ray.checkpoints import read_checkpoint
 from gems_ray.errors import DeviceError, RunFolderError, TrainingError, WorldError
 from gems_ray.evaluation.offline import hold_out
 from gems_ray.evaluation.returns import Evaluator, check_world
-from gems_ray.execution.cell_run import CellRun, read_checkpoint
+from gems_ray.execution.cell_run import CellRun
 from gems_ray.experiments.cell_folder import DIVERGED, FINISHED, CellFolder
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.experiments.spec import Divergence, check_experiment
@@ -26,6 +27,7 @@ from gems_ray.machine import machine_report
 from gems_ray.simulator.items import topic_norms
 from tests.conftest import make_world
 from tests.policies import Constant
+from tests.unit.conftest import MACHINE
 
 CLOCK = (metrics.SECONDS, metrics.UPDATES_PER_SECOND)
 SETTINGS = {"td3_bc": {"hidden_sizes": [16, 16], "batch_size": 32}}
@@ -47,7 +49,7 @@ def run_cell(tmp_path, dataset, world, world_folder):
                 "evaluation": {"validation_users": 4, "test_users": 5, "holdout": holdout},
             }
         )
-        run = RunFolder.create(tmp_path / name, experiment, {})
+        run = RunFolder.create(tmp_path / name, experiment, MACHINE)
         run.add_cells(experiment.cells())
         (cell,) = experiment.cells()
         if name in opened:
@@ -77,8 +79,8 @@ def rows(folder: CellFolder):
 
 def timeless(result):
     """A result without what the clock had to say."""
-    report = {key: value for key, value in result["report"].items() if key not in CLOCK}
-    return {**result, "seconds": 0, "report": report}
+    report = {key: value for key, value in result.report.items() if key not in CLOCK}
+    return result.model_copy(update={"seconds": 0, "report": report})
 
 
 def test_evaluation_points():
@@ -88,12 +90,12 @@ def test_evaluation_points():
     assert evaluation_points(7, 3) == [0, 3, 6, 7]
 
 
-def test_environment_report_names_versions_commit_and_hardware():
-    report = json.loads(json.dumps(machine_report()))
-    assert report["torch"].startswith("2.")
-    assert report["memory_gb"] > 0.5
+def test_machine_report_names_versions_commit_and_hardware():
+    report = machine_report()
+    assert report.torch.startswith("2.")
+    assert report.memory_gb > 0.5
     if (Path(__file__).parents[2] / ".git").exists():
-        assert re.fullmatch(r"[0-9a-f]{40}\+?", report["commit"])
+        assert re.fullmatch(r"[0-9a-f]{40}\+?", report.commit)
 
 
 def test_value_bound_by_hand():
@@ -153,7 +155,10 @@ class TestContinuation:
             part.advance(stop=lambda: part.trainer.algorithm.updates >= stop_after)
         part.save()
         again = finish(run_cell("part"))
-        ours, theirs = read_checkpoint(whole.folder)[0], read_checkpoint(again.folder)[0]
+        ours, theirs = (
+            read_checkpoint(whole.folder.last_checkpoint)[0],
+            read_checkpoint(again.folder.last_checkpoint)[0],
+        )
         assert ours.keys() == theirs.keys()
         for key in ours:
             assert torch.equal(ours[key], theirs[key]), key
@@ -182,7 +187,10 @@ class TestContinuation:
             part.advance(stop=lambda: part.trainer.algorithm.updates >= stop_after)
         part.save()
         again = finish(run_cell("part", compile="on"))
-        ours, theirs = read_checkpoint(whole.folder)[0], read_checkpoint(again.folder)[0]
+        ours, theirs = (
+            read_checkpoint(whole.folder.last_checkpoint)[0],
+            read_checkpoint(again.folder.last_checkpoint)[0],
+        )
         for key in ours:
             assert torch.equal(ours[key], theirs[key]), key
         assert rows(whole.folder) == rows(again.folder)
@@ -223,8 +231,8 @@ class TestContinuation:
         assert {row // 100 for row in chosen} <= set(trained[-3:])
         assert set(held_out.tolist()).isdisjoint(chosen)
         result = finish(cell).folder.result()
-        assert result["offline"]["episodes"] == 6
-        assert np.isfinite(result["offline"]["fqe_value"])
+        assert result.offline.episodes == 6
+        assert np.isfinite(result.offline.fqe_value)
 
     def test_killed_before_the_result(self, run_cell):
         """The last checkpoint is written, the test users are still at it."""
@@ -241,7 +249,7 @@ class TestContinuation:
         part = run_cell("part")
         for _ in range(3):
             part.advance()
-        tensors, facts = read_checkpoint(part.folder)
+        tensors, facts = read_checkpoint(part.folder.last_checkpoint)
         if damage == "facts":
             del facts["diverged"]
         elif damage == "tensors":
@@ -294,7 +302,7 @@ class TestContinuation:
         while part.trainer.best_updates in (-1, part.trainer.reported):
             part.advance()
         best = part.folder.best_checkpoint
-        save_file(load_file(best), best, {"updates": "110"})
+        save_file(load_file(best), best, {"facts": json.dumps({"updates": 110})})
         again = run_cell("part")
         assert again.trainer.algorithm.updates == 0
         assert best.with_name("best.safetensors.damaged").exists()
@@ -342,13 +350,12 @@ class TestResult:
         cell = finish(run_cell("whole"))
         result, lines = cell.folder.result(), rows(cell.folder)
         returns = [float(line[metrics.RETURN_MEAN]) for line in lines]
-        assert result["status"] == FINISHED
-        assert result["updates"] == 120
-        assert result["validation"]["best"] == max(returns)
-        assert result["best_updates"] == int(lines[int(np.argmax(returns))][metrics.STEP])
-        assert set(result["test"]) == {"last", "best"}
-        assert result["test"]["last"]["users"] == 5
-        assert result["fingerprints"]["world"] == world.fingerprint
+        assert result.status == FINISHED
+        assert result.updates == 120
+        assert result.validation.best == max(returns)
+        assert result.best_updates == int(lines[int(np.argmax(returns))][metrics.STEP])
+        assert (result.test.last.users, result.test.best.users) == (5, 5)
+        assert result.fingerprints.world == world.fingerprint
 
     def test_reports_hold_losses_and_values(self, run_cell):
         lines = rows(finish(run_cell("whole")).folder)
@@ -372,10 +379,10 @@ class TestResult:
             seen.append(cell.trainer.diverged)
         assert seen == [False, False, True, True, True]
         result = cell.folder.result()
-        assert result["status"] == DIVERGED
-        assert result["updates"] == 120
-        assert result["test"]["last"]["users"] == 5
-        assert read_checkpoint(cell.folder)[1]["diverged"]
+        assert result.status == DIVERGED
+        assert result.updates == 120
+        assert result.test.last.users == 5
+        assert read_checkpoint(cell.folder.last_checkpoint)[1]["diverged"]
 
     def test_values_that_come_back_have_not_diverged(self):
         watch = DivergenceWatch(Divergence(factor=2.0, reports=2), unit=4.0)
@@ -414,7 +421,7 @@ class TestResult:
         cell = finish(run_cell("offline", evaluate=False))
         assert metrics.RETURN_MEAN not in rows(cell.folder)[0]
         assert metrics.CLONING_ERROR in rows(cell.folder)[0]
-        assert "test" not in cell.folder.result()
+        assert cell.folder.result().test is None
 
     def test_loss_that_is_not_finite_is_an_error(self, run_cell):
         cell = run_cell("broken")
@@ -454,7 +461,7 @@ class TestRunFolder:
         (tmp_path / "here").rename(tmp_path / "there")
         (cell,) = RunFolder.open(tmp_path / "there").cells()
         assert cell.status == FINISHED
-        assert str(tmp_path) not in json.dumps(cell.result())
+        assert str(tmp_path) not in cell.result().model_dump_json()
 
     def test_no_run_folder(self, tmp_path):
         with pytest.raises(RunFolderError, match="not a run folder"):

@@ -1,10 +1,14 @@
-"""Networks that the algorithms share; layers are named as in the public single-file implementations."""
+"""Networks that several rooms share; layers are named as in the public single-file implementations."""
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+LOG_STD_RANGE = (-20.0, 2.0)  # of Gaussian policies, in the public implementations
 
 
 def mlp(sizes: Sequence[int], final: nn.Module | None = None) -> nn.Sequential:
@@ -50,3 +54,25 @@ class Value(nn.Module):
     def forward(self, states: Tensor) -> Tensor:
         """The value of every state."""
         return self.net(states).squeeze(-1)
+
+
+def squash(mean: Tensor, log_std: Tensor, noise: Tensor, smallest_slope: float | None = None) -> tuple[Tensor, Tensor]:
+    """Sample and log-density of a Gaussian pushed through tanh.
+
+    Args:
+        mean, log_std: (..., Z); they are broadcast to the noise.
+        noise: (..., Z) standard normal.
+        smallest_slope: added to the tanh's slope before its logarithm, as some public programs do; None takes the exact
+            logarithm, in the form that is stable for large actions.
+    Returns:
+        actions (..., Z) in [-1, 1], log-densities without the last dimension.
+    Source: Haarnoja et al. (2018), appendix C.
+    """
+    before_tanh = mean + log_std.exp() * noise
+    log_normal = -0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)
+    actions = torch.tanh(before_tanh)
+    if smallest_slope is None:
+        log_slope = 2 * (math.log(2) - before_tanh - F.softplus(-2 * before_tanh))
+    else:
+        log_slope = torch.log(1 - actions.square() + smallest_slope)
+    return actions, (log_normal - log_slope).sum(dim=-1)

@@ -1,0 +1,140 @@
+"""What the files of a run folder hold."""
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import ConfigDict, Field
+
+from gems_ray.evaluation.record import Evaluation, OfflineEvaluation
+from gems_ray.experiments.spec import Cell, DatasetSpec, EvaluationSpec, Resources, TrainingSpec
+from gems_ray.record import Record, RecordPart
+
+REFERENCE_POLICIES = ("random", "oracle", "behavior")  # weakest first
+
+# A report by the names of gems_ray/metrics.py; what was not measured, or is not finite, is left out.
+Report = dict[str, int | float]
+
+
+class CellDescription(Record):
+    """cell.yaml: everything that determines a cell."""
+
+    advice: ClassVar[str] = "`run_tune.py resume` writes it anew."
+
+    environment: str = Field(description="Name of the simulated environment.")
+    algorithm: str = Field(description="Name of the algorithm.")
+    seed: int = Field(description="Experiment seed.")
+    settings: dict[str, Any] = Field(description="Settings of the algorithm that differ from its defaults.")
+    world: str = Field(description="Name or folder of the world.")
+    dataset: DatasetSpec = Field(description="What the cell is trained on.")
+    training: TrainingSpec = Field(description="How long it is trained, and how.")
+    evaluation: EvaluationSpec = Field(description="Who judges its policy.")
+    resources: Resources = Field(Resources(), description="What it takes of a machine; no part of the result.")
+
+    @classmethod
+    def of(cls, cell: Cell) -> "CellDescription":
+        """The description of a cell of an experiment."""
+        return cls.model_validate(cell.describe())
+
+
+class Fingerprints(RecordPart):
+    """What a cell was trained and evaluated with."""
+
+    dataset: str | None = Field(None, description="Fingerprint of the dataset.")
+    world: str | None = Field(None, description="Fingerprint of the world; none for a foreign dataset.")
+
+
+class ValidationReturns(RecordPart):
+    """Clicks per episode of the validation users, who chose the best checkpoint."""
+
+    last: float = Field(description="Of the last checkpoint, clicks per episode.")
+    best: float = Field(description="Of the best checkpoint, clicks per episode.")
+
+
+class FinalEvaluations(RecordPart):
+    """What the test users made of two checkpoints."""
+
+    last: Evaluation = Field(description="Of the last checkpoint.")
+    best: Evaluation = Field(description="Of the checkpoint that the validation users chose.")
+
+
+class CellResult(Record):
+    """result.json: how a cell ended. What was not measured is null."""
+
+    status: Literal["finished", "diverged", "pruned", "failed"] = Field(description="How it ended.")
+    updates: int = Field(ge=0, description="Gradient updates until then.")
+    seconds: float | None = Field(None, description="Time of the training alone, seconds.")
+    best_updates: int | None = Field(None, description="Gradient updates of the best checkpoint.")
+    fingerprints: Fingerprints = Field(Fingerprints(), description="Of the dataset and the world.")
+    report: Report = Field({}, description="The last report, by the names of gems_ray/metrics.py.")
+    validation: ValidationReturns | None = Field(None, description="Returns with the validation users.")
+    offline: OfflineEvaluation | None = Field(None, description="What held-out episodes say of the last checkpoint.")
+    test: FinalEvaluations | None = Field(None, description="What the test users made of the policies.")
+    reason: str | None = Field(None, description="Why it was pruned, has failed, or ended before its time.")
+
+
+class TrialRecord(Record):
+    """trials/NUMBER.yaml: a trial of a search."""
+
+    advice: ClassVar[str] = "Remove the file and resume the run."
+
+    algorithm: str = Field(description="Name of the algorithm.")
+    settings: dict[str, Any] = Field(description="Settings of the algorithm that differ from its defaults.")
+    params: dict[str, Any] = Field(description="What was searched, under the names of the study.")
+    cells: list[str] = Field(description="Names of its cells.")
+
+
+class CandidateRecord(RecordPart):
+    """Settings that a search trains again on fresh seeds."""
+
+    label: str = Field(description="`td3_bc default` or `trial 7`.")
+    trial: int | None = Field(None, description="Number of the trial that proposed them.")
+    algorithm: str = Field(description="Name of the algorithm.")
+    settings: dict[str, Any] = Field(description="Settings of the algorithm that differ from its defaults.")
+    cells: list[str] = Field(description="Names of its cells.")
+
+
+class Candidates(Record):
+    """candidates.json: written when all trials have ended."""
+
+    candidates: list[CandidateRecord] = Field(description="The defaults of every algorithm, then the best trials.")
+
+
+class DatasetFacts(RecordPart):
+    """The dataset of an environment."""
+
+    file: str = Field(description="Path of the file when the run began.")
+    fingerprint: str = Field(description="Fingerprint of the dataset.")
+    transitions: int = Field(description="Transitions in the file.")
+    world_fingerprint: str | None = Field(None, description="Of the world it was collected in; none if foreign.")
+
+
+class Datasets(Record):
+    """datasets.json: the dataset of every environment, under the environment's name."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, DatasetFacts]
+
+    @property
+    def by_environment(self) -> dict[str, DatasetFacts]:
+        """The facts by the name of the environment."""
+        return self.__pydantic_extra__
+
+
+class References(Record):
+    """references/ENVIRONMENT.json: what the test users made of the reference policies."""
+
+    random: Evaluation = Field(description="Of random slates.")
+    oracle: Evaluation = Field(description="Of the short-term oracle.")
+    behavior: Evaluation = Field(description="Of the behaviour agent, mean actions.")
+
+    @property
+    def by_policy(self) -> dict[str, Evaluation]:
+        """The evaluations by the name of the policy, weakest first."""
+        return {name: getattr(self, name) for name in REFERENCE_POLICIES}
+
+
+class StudyFacts(Record):
+    """study.json: where the Optuna study of a search is."""
+
+    name: str = Field(description="Name of the study.")
+    storage: str | None = Field(None, description="URL of its database without the password; none for the run folder.")
+    run: str = Field(description="What marks this run's trials in the study.")
