@@ -4,7 +4,6 @@ import copy
 import math
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
