@@ -1,15 +1,18 @@
-"""Gradient of CQL's critic loss, written out so that actions that do not count are left out of the backward pass.
+"""Gradients of CQL's critic loss, written out so that a CPU computes what counts, out of its cache.
 
-The conservative term evaluates a critic at 3n + 1 actions of every state. As the policy sharpens, the soft maximum
-comes to rest on few of them: the weights of the others vanish in rounding. Autograd takes all of them back through the
-critic, two thirds of the work; here only those that count go back.
+The conservative term evaluates a critic at 3n + 1 actions of every state. Autograd keeps the activations of all of them
+until the backward pass, which then reads them from main memory. Here a few states at a time go forward and backward.
+And as the policy sharpens, the soft maximum comes to rest on few of the actions: after some hundred updates nine tenths
+of them have weights that vanish in rounding, and they are left out of the backward pass, two thirds of the work.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+ROWS_IN_CACHE = 1024  # pairs of state and action whose activations are alive at once on a CPU
 WORTH_GATHERING = 0.9  # share of rows that count, below which copying them costs less than the others' backward pass
 
 
@@ -44,37 +47,36 @@ def conservative_gradients(
         loss and gap, scalars, and the gradients in the order of the parameters.
     """
     size, per_state = pairs.shape[:2]
-    weights, biases = parameters[::2], parameters[1::2]
-    layers = [pairs.flatten(end_dim=1)]  # inputs of the linear layers
-    for matrix, bias in zip(weights[:-1], biases[:-1], strict=True):
-        layers.append(torch.addmm(bias, layers[-1], matrix.T).relu_())
-    values = torch.addmm(biases[-1], layers[-1], weights[-1].T).view(size, per_state)
-
-    predicted = values[:, -1]
-    scores = (values if log_density is None else values[:, :-1] - log_density) / temperature
-    soft_maximum = torch.logsumexp(scores, dim=1, keepdim=True)
-    gap = temperature * soft_maximum[:, 0] - predicted
-    clipped = gap if smallest is None and largest is None else gap.clamp(smallest, largest)
-    error, mean_gap = predicted - target, clipped.mean()
-
-    share = weight / size * (clipped == gap)[:, None]  # d loss / d gap: none where it is clipped
-    slope = torch.zeros_like(values)  # d loss / d value
-    slope[:, : scores.shape[1]] = share * (scores - soft_maximum).exp()
-    slope[:, -1:] += 2 / size * error[:, None] - share
+    sampled = per_state if log_density is None else per_state - 1
+    part = size if pairs.is_cuda else max(1, ROWS_IN_CACHE // per_state)
     negligible = torch.finfo(pairs.dtype).eps / per_state  # all that fall below it are together less than rounding
-    slope.masked_fill_(slope.abs() <= negligible * share, 0)
+    gradients = [torch.zeros_like(parameter) for parameter in parameters]
+    room = [pairs.new_empty((part * per_state, bias.shape[0])) for bias in parameters[1:-2:2]]
+    gap_of_state, error = torch.empty_like(target), torch.empty_like(target)
+    for rows in (slice(start, start + part) for start in range(0, size, part)):
+        inputs = pairs[rows].flatten(end_dim=1)
+        layers = [inputs, *(activation[: len(inputs)] for activation in room)]
+        values = _forward(parameters, layers).view(-1, per_state)
+        predicted = values[:, -1]
+        scores = values[:, :sampled] if log_density is None else values[:, :sampled] - log_density[rows]
+        scores = scores / temperature
+        soft_maximum = torch.logsumexp(scores, dim=1, keepdim=True)
+        gap = temperature * soft_maximum[:, 0] - predicted
+        error[rows] = predicted - target[rows]
+        gap_of_state[rows] = gap if smallest is None and largest is None else gap.clamp(smallest, largest)
 
-    flow = slope.view(-1, 1)
-    if not pairs.is_cuda:  # there, to count would be to wait for the device, and a captured graph has fixed sizes
-        counting = flow.flatten().nonzero().squeeze(1)
-        if len(counting) < WORTH_GATHERING * len(flow):
-            flow, *layers = (tensor.index_select(0, counting) for tensor in (flow, *layers))
-    gradients: list[Tensor] = []
-    for layer in reversed(range(len(layers))):
-        gradients[:0] = flow.T @ layers[layer], flow.sum(dim=0)
-        if layer:
-            flow = flow @ weights[layer]
-            torch.ops.aten.threshold_backward.grad_input(flow, layers[layer], 0, grad_input=flow)
+        share = weight / size * (gap_of_state[rows] == gap)[:, None]  # d loss / d gap: none where it is clipped
+        slope = torch.zeros_like(values)
+        slope[:, :sampled] = share * (scores - soft_maximum).exp()
+        slope[:, -1:] += 2 / size * error[rows, None] - share
+        slope.masked_fill_(slope.abs() <= negligible * share, 0)
+        slopes = slope.view(-1, 1)
+        if not pairs.is_cuda:  # there, to count would be to wait for the device, and a captured graph has fixed sizes
+            counting = slopes.flatten().nonzero().squeeze(1)
+            if len(counting) < WORTH_GATHERING * len(slopes):
+                slopes, *layers = (tensor.index_select(0, counting) for tensor in (slopes, *layers))
+        _backward(parameters, layers, slopes, gradients)
+    mean_gap = gap_of_state.mean()
     return [error.square().mean() + weight * (mean_gap - target_gap), mean_gap, *gradients]
 
 
@@ -82,3 +84,24 @@ def conservative_gradients(
 def _(parameters, pairs, log_density, target, weight, *settings):  # type: ignore[no-untyped-def]
     """Shapes of the results, for the compiler."""
     return [torch.empty_like(weight), torch.empty_like(weight), *(torch.empty_like(p) for p in parameters)]
+
+
+def _forward(parameters: Sequence[Tensor], layers: Sequence[Tensor]) -> Tensor:
+    """Values (b, 1) of the inputs (b, H + Z), which are the first of the layers; fills the hidden layers (b, width)."""
+    for layer, (below, above) in enumerate(pairwise(layers)):
+        torch.addmm(parameters[2 * layer + 1], below, parameters[2 * layer].T, out=above)
+        above.relu_()
+    return torch.addmm(parameters[-1], layers[-1], parameters[-2].T)
+
+
+def _backward(
+    parameters: Sequence[Tensor], layers: Sequence[Tensor], slopes: Tensor, gradients: Sequence[Tensor]
+) -> None:
+    """Adds to the gradients of the parameters what the slopes (b, 1) of the loss in the values contribute."""
+    flow = slopes
+    for layer in range(len(layers) - 1, -1, -1):
+        gradients[2 * layer].addmm_(flow.T, layers[layer])
+        gradients[2 * layer + 1].add_(flow.sum(dim=0))
+        if layer:
+            flow = torch.mm(flow, parameters[2 * layer])
+            torch.ops.aten.threshold_backward.grad_input(flow, layers[layer], 0, grad_input=flow)
