@@ -1,9 +1,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-faults check lint benchmark clean
+.PHONY: demo test test-faults check lint docs benchmark clean
 
-demo: .venv/installed          ## Nine experiments at demo size, from nothing to the result table
+demo: .venv/installed          ## Nine cells at demo size, from nothing to the result table
 	$(BIN)/python run_tune.py grid tune_configs/demo.yaml
 
 test: .venv/installed-test     ## The whole test suite
@@ -16,6 +16,9 @@ lint: .venv/installed-test     ## Style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: .venv/installed-docs      ## The documentation as pages in site/, warnings as errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 check: lint test               ## Everything that must pass before a commit
 
@@ -33,4 +36,8 @@ clean:                         ## Removes the virtual environment; runs and data
 
 .venv/installed-test: .venv/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	touch $@
+
+.venv/installed-docs: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	touch $@

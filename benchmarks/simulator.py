@@ -15,7 +15,6 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import numpy as np
 import torch
 
-from gems_ray.data.npz import save_dataset
 from gems_ray.envs.rollout import rollout
 from gems_ray.envs.slate_env import SlateVectorEnv
 from gems_ray.policies.latents import SampledAgent
@@ -92,7 +91,7 @@ def main() -> None:
         collected = time.perf_counter() - start
 
         with TemporaryDirectory() as folder:
-            save_dataset(dataset, Path(folder) / "dataset.npz")
+            dataset.save(Path(folder) / "dataset.npz")
             size = (Path(folder) / "dataset.npz").stat().st_size
         total = time.perf_counter() - start
         print(f"collecting {arguments.collect:,} episodes: {collected:.1f} s")

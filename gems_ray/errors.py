@@ -54,8 +54,6 @@ class GemsRayError(Exception):
     Its arguments are the parts of the message: texts, and locations of keys that the texts speak of.
     """
 
-    exit_code = 2
-
     def __str__(self) -> str:
         return self.told()
 
@@ -110,8 +108,6 @@ class ResourceError(GemsRayError):
 
 class TrainingError(GemsRayError):
     """The training itself went wrong, for example a loss that is not finite."""
-
-    exit_code = 1
 
 
 class RunFolderError(GemsRayError):

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from gems_ray.action_box import ActionBox
-from gems_ray.data.npz import save_dataset
 from gems_ray.simulator import environment
 from gems_ray.simulator.items import draw_items
 from gems_ray.world.agent import BehaviorAgent
@@ -52,5 +51,5 @@ def dataset(world):
 @pytest.fixture(scope="session")
 def dataset_file(dataset, tmp_path_factory):
     path = tmp_path_factory.mktemp("datasets") / "diffuse_mix_mixed.npz"
-    save_dataset(dataset, path)
+    dataset.save(path)
     return path

@@ -23,8 +23,9 @@ def collect(
     """Collect a dataset with a behaviour policy."""
     import torch
 
-    from gems_ray.cli.console import episode_progress, say
-    from gems_ray.data.npz import DATASET_FOLDER, save_dataset
+    from gems_ray.cli.console import print_line
+    from gems_ray.cli.progress import ConsoleListener
+    from gems_ray.data.npz import DATASET_FOLDER
     from gems_ray.execution.sources import check_target
     from gems_ray.simulator import environment as named_environment
     from gems_ray.world.bundle import find_world
@@ -35,7 +36,7 @@ def collect(
     opened = find_world(environment if world is None else world, environment)
     path = DATASET_FOLDER / f"{environment}_{quality}.npz" if output is None else output
     check_target(path, "--output")
-    with episode_progress(episodes) as progress:
+    with ConsoleListener() as listener:
         dataset = collect_dataset(
             opened,
             quality,
@@ -43,11 +44,11 @@ def collect(
             seed,
             deterministic=deterministic,
             expert_share=expert_share,
-            progress=progress,
+            progress=lambda collected: listener.on_episodes(collected, episodes),
         )
-    save_dataset(dataset, path)
+    dataset.save(path)
     assert dataset.metadata is not None
-    say(
+    print_line(
         f"{path}: {len(dataset):,} transitions, mean return {dataset.metadata.behavior_return:.1f}, "
         f"world {opened.fingerprint}, dataset {dataset.fingerprint}"
     )

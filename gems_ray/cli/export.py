@@ -14,22 +14,14 @@ def export(
     output: Annotated[Path | None, typer.Option(help="Folder of the tables [default: the run folder].")] = None,
 ) -> None:
     """Write the tables of a run again and print the result."""
-    from gems_ray.cli.console import say
+    from gems_ray.cli.console import print_line
     from gems_ray.experiments.run_folder import RunFolder
+    from gems_ray.results.export import write_tables
 
     folder = RunFolder.open(run)
     print_tables(folder)
     for path in write_tables(folder, output or run):
-        say(f"Wrote {path}")
-
-
-def write_tables(run: "RunFolder", folder: Path) -> list[Path]:
-    """Writes the tables of a run into a folder; returns their paths."""
-    from gems_ray.results import search, tables
-
-    if run.experiment().search:
-        return [*search.export(run, folder), tables.export_cells(run, folder)]
-    return tables.export(run, folder)
+        print_line(f"Wrote {path}")
 
 
 def print_tables(run: "RunFolder") -> None:

@@ -15,7 +15,7 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the cell ends or Ctrl-C.")] = False,
 ) -> None:
     """Print the log of a cell."""
-    from gems_ray.cli.console import say
+    from gems_ray.cli.console import print_line
     from gems_ray.experiments.cell_folder import ENDED
     from gems_ray.experiments.run_folder import RunFolder
 
@@ -30,9 +30,9 @@ def logs(
             whole = text[: text.rfind(b"\n") + 1] if follow and not ended else text
             position += len(whole)
             if whole:
-                say(whole.decode("utf-8", errors="replace").rstrip("\n"))
+                print_line(whole.decode("utf-8", errors="replace").rstrip("\n"))
         if not follow or ended:
             break
         time.sleep(POLL_SECONDS)
     if not position:
-        say(f"{folder.path.name} has no log yet ({folder.status}).")
+        print_line(f"{folder.path.name} has no log yet ({folder.status}).")

@@ -12,6 +12,7 @@ from gems_ray.cli import world
 from gems_ray.cli.collect import collect
 from gems_ray.cli.export import export
 from gems_ray.cli.grid import grid
+from gems_ray.cli.init_configs import init_configs
 from gems_ray.cli.logs import logs
 from gems_ray.cli.plan import plan
 from gems_ray.cli.resume import resume
@@ -20,6 +21,7 @@ from gems_ray.cli.settings import SettingsCommand
 from gems_ray.cli.status import status
 from gems_ray.cli.train import train
 from gems_ray.errors import GemsRayError
+from gems_ray.program import program_name
 
 app = typer.Typer(
     help="Offline reinforcement learning for slate recommendation, from simulator to result table.",
@@ -29,7 +31,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(world.app, name="world")
-for command in (collect, train, grid, search, plan, status, logs, resume, export):
+for command in (collect, train, grid, search, plan, status, logs, resume, export, init_configs):
     app.command(cls=SettingsCommand if command is train else None)(command)
 
 
@@ -40,13 +42,16 @@ OUT_OF_MEMORY = ("can't allocate memory", "out of memory")  # torch's RuntimeErr
 def main() -> None:
     """Runs the command line."""
     try:
-        sys.exit(app(prog_name="run_tune.py", standalone_mode=False) or 0)
+        sys.exit(app(prog_name=program_name(), standalone_mode=False) or 0)
     except UsageError as error:
         _print_usage_error(error)
         sys.exit(2)
     except GemsRayError as error:
         print_error(error)
-        sys.exit(error.exit_code)
+        sys.exit(2)
+    except typer.Abort:  # Ctrl-C where there was nothing to save
+        print_error("interrupted.")
+        sys.exit(130)
     except OSError as error:  # a full disk, a folder without permission
         print_error(f"{error.filename}: {error.strerror}." if error.filename and error.strerror else error)
         sys.exit(2)
@@ -66,7 +71,7 @@ def _print_usage_error(error: Any) -> None:
     if "\n" in message:
         typer.echo(message, err=True)
         return
-    command = context.command_path if context else "run_tune.py"
+    command = context.command_path if context else program_name()
     print_error(f"{command}: {message.rstrip('.')}. See `{command} --help`.")
 
 

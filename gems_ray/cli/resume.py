@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from gems_ray.cli.grid import Address
-from gems_ray.cli.search import StudyStorage
+from gems_ray.cli.options import Address, StudyStorage
 
 
 def resume(
@@ -18,9 +17,11 @@ def resume(
 
     Cells that have ended stay as they are, failed ones run again, others go on from their last checkpoints.
     """
-    from gems_ray.cli.execute import execute
+    from gems_ray.cli.outcome import resume_command, run_and_print
+    from gems_ray.cli.progress import CellsListener
     from gems_ray.experiments.run_folder import EXPERIMENT, RunFolder
     from gems_ray.experiments.spec import load_experiment
 
-    folder = RunFolder.open(run)
-    execute(load_experiment(folder.path / EXPERIMENT), run, address, study_storage)
+    experiment = load_experiment(RunFolder.open(run).path / EXPERIMENT)
+    again = resume_command(run, address, study_storage)
+    run_and_print(experiment, run, CellsListener(), again, address=address, study_storage=study_storage)

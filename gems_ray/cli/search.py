@@ -5,16 +5,8 @@ from typing import Annotated
 
 import typer
 
-from gems_ray.cli.grid import Address, DryRun, Name, Storage
+from gems_ray.cli.options import Address, DryRun, Name, Storage, StudyStorage
 from gems_ray.cli.paths import run_path
-
-StudyStorage = Annotated[
-    str | None,
-    typer.Option(
-        "--study-storage",
-        help="Database of the study, postgresql://user:password@host/database [default: study.db in the run folder].",
-    ),
-]
 
 
 def search(
@@ -32,16 +24,21 @@ def search(
     The best ones and the defaults are then trained again on fresh seeds and scored by the test users. The same command
     continues an interrupted search.
     """
-    from gems_ray.cli.execute import execute
+    from gems_ray.cli.outcome import resume_command, run_and_print
     from gems_ray.cli.plan import print_plan
+    from gems_ray.cli.progress import CellsListener
     from gems_ray.errors import ConfigError
     from gems_ray.experiments.spec import load_experiment
+    from gems_ray.program import program_name
 
     experiment = load_experiment(config)
     if not experiment.search:
-        raise ConfigError(f"{config}: has no `search`. Run it with `run_tune.py grid {config}`, or add what to search.")
+        raise ConfigError(
+            f"{config}: has no `search`. Run it with `{program_name()} grid {config}`, or add what to search."
+        )
     folder = run_path(storage, config.stem if name is None else name)
     if dry_run:
         print_plan(experiment, folder, address)
     else:
-        execute(experiment, folder, address, study_storage)
+        again = resume_command(folder, address, study_storage)
+        run_and_print(experiment, folder, CellsListener(), again, address=address, study_storage=study_storage)

@@ -1,11 +1,7 @@
 """`run_tune.py train`: one experiment in this process, without Ray."""
 
-import shlex
-import signal
-import sys
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,10 +9,9 @@ import typer
 from gems_ray.cli.settings import DEFAULT, read_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from gems_ray.errors import Location
-    from gems_ray.execution.cell_run import CellRun
 
 
 def train(
@@ -49,16 +44,13 @@ def train(
     """Train one experiment without Ray. The same command continues an interrupted one."""
     import torch
 
-    from gems_ray.cli.console import episode_progress, say
-    from gems_ray.cli.export import print_tables
+    from gems_ray.cli.console import print_line
+    from gems_ray.cli.outcome import run_and_print
     from gems_ray.cli.paths import run_path
-    from gems_ray.execution.cell_run import CellRun
-    from gems_ray.execution.sources import open_source, record_datasets, write_references
-    from gems_ray.experiments.cell_folder import WITH_RESULT
-    from gems_ray.experiments.run_folder import RunFolder, check_free
+    from gems_ray.cli.progress import ConsoleListener
     from gems_ray.experiments.spec import check_experiment
     from gems_ray.learning.trainer import resolve_device
-    from gems_ray.machine import machine_report
+    from gems_ray.program import same_command
 
     settings, flags = read_settings(algorithm, ctx.obj, setting or [])
     keys: dict[Location, str] = {
@@ -86,26 +78,11 @@ def train(
             }
         )
     torch.set_num_threads(1)
-    say(f"device: {resolve_device(device)}")
+    print_line(f"device: {resolve_device(device)}")
     (cell,) = experiment.cells()
-    folder_path = run_path(storage, cell.name if name is None else name)
-    check_free(folder_path, experiment)
-    with _in_flags(keys), episode_progress(experiment.dataset.episodes) as progress:
-        source = open_source(experiment, env_name, say, progress)
-    run = RunFolder.create(folder_path, experiment, machine_report())
-    with run.locked():
-        record_datasets(run, {env_name: source})
-        if source.world:
-            write_references(run, experiment, env_name, source.world)
-        run.open_cells([cell])
-        folder = run.cell(cell.name)
-        if folder.status not in WITH_RESULT:
-            cell_run = CellRun(folder, source.dataset, source.world, wait_s=1)
-            if cell_run.trainer.algorithm.updates:
-                say(f"Continuing after {cell_run.trainer.algorithm.updates:,} updates.")
-            _train_until_signal(cell_run, say)
-    print_tables(run)
-    say(f"Run folder: {run.path}")
+    folder = run_path(storage, cell.name if name is None else name)
+    with _in_flags(keys):
+        run_and_print(experiment, folder, ConsoleListener(), same_command(), in_process=True)
 
 
 @contextmanager
@@ -123,28 +100,3 @@ def _in_flags(keys: "Mapping[Location, str]") -> "Iterator[None]":
         yield
     except GemsRayError as error:
         raise type(error)(error.told(name)) from None
-
-
-def _train_until_signal(cell_run: "CellRun", say: "Callable[[str], None]") -> None:
-    """Trains to the end; on Ctrl-C or SIGTERM saves between two updates and exits."""
-    from gems_ray.execution.cell_run import describe_report
-
-    signals: list[int] = []
-
-    def remember(signum: int, frame: FrameType | None) -> None:
-        signals.append(signum)
-
-    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        while not cell_run.finished and not signals:
-            report = cell_run.advance(stop=lambda: bool(signals))
-            if report is not None:
-                say(describe_report(report, cell_run.max_timesteps))
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if not cell_run.finished:
-        cell_run.save()
-        say(f"Interrupted; saved after {cell_run.trainer.algorithm.updates:,} updates. Continue with:")
-        say("  " + shlex.join(["python", *sys.argv]))
-        raise typer.Exit(128 + signals[0])

@@ -1,8 +1,6 @@
 """`run_tune.py world train`: a world from nothing."""
 
 import math
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -42,6 +40,7 @@ def train(
 
     from gems_ray.cli.paths import check_folder
     from gems_ray.errors import ConfigError
+    from gems_ray.program import same_command
     from gems_ray.rng import stream
     from gems_ray.simulator import environment as named_environment
     from gems_ray.simulator.items import item_vectors
@@ -84,9 +83,9 @@ def train(
 
     typer.echo(f"Training a world for {environment} in {folder}. Ctrl-C keeps it; the same command continues.")
     try:
-        world = train_world(recipe, folder, shlex.join(["python", *sys.argv]), progress)
+        world = train_world(recipe, folder, same_command(), progress)
     except KeyboardInterrupt:
-        typer.echo(f"\nInterrupted. Continue with: {shlex.join(['python', *sys.argv])}", err=True)
+        typer.echo(f"\nInterrupted. Continue with: {same_command()}", err=True)
         raise typer.Exit(130) from None
     test = dict(world.facts["test"])
     users = test.pop("users")

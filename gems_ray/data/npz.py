@@ -1,4 +1,4 @@
-"""Reading and writing datasets as npz, without pickle and never half."""
+"""Reading datasets from npz, without pickle, and checking them."""
 
 import zipfile
 import zlib
@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from gems_ray.data.schema import OPTIONAL, REQUIRED, Dataset, DatasetMetadata
 from gems_ray.errors import DatasetError
-from gems_ray.files import atomic_path
+from gems_ray.program import command_line
 
 DATASET_FOLDER = Path("offline_datasets")
 NPY_MAGIC, ZIP_MAGIC = b"\x93NUMPY", b"PK"  # how an array's file and an archive begin
@@ -49,7 +49,8 @@ def load_dataset(path: Path) -> Dataset:
             present = list(file.files)
     except FileNotFoundError:
         raise DatasetError(
-            f"{path}: no such dataset. Collect one: python run_tune.py collect --environment NAME --quality expert."
+            f"{path}: no such dataset. Collect one: "
+            f"{command_line('collect', '--environment', 'NAME', '--quality', 'expert')}."
         ) from None
     except IsADirectoryError:
         raise DatasetError(f"{path}: expected an npz file, found a folder.") from None
@@ -91,16 +92,6 @@ def check_dataset(arrays: Mapping[str, np.ndarray], where: str, present: list[st
     if not np.any(checked.get("timeouts")):
         checked.pop("timeouts", None)  # says nothing, and many files of D4RL's layout have it
     return Dataset(**checked, metadata=_metadata(arrays.get("metadata"), where))
-
-
-def save_dataset(dataset: Dataset, path: Path) -> None:
-    """Writes a dataset atomically; the same dataset gives the same bytes."""
-    arrays = {name: getattr(dataset, name) for name in (*REQUIRED, *OPTIONAL)}
-    arrays = {name: array for name, array in arrays.items() if array is not None}
-    if dataset.metadata is not None:
-        arrays["metadata"] = np.array(dataset.metadata.model_dump_json())
-    with atomic_path(path) as partial, partial.open("wb") as file:
-        np.savez(file, **arrays)
 
 
 def _checked(array: np.ndarray, shape: tuple[int, ...], dtype: type[np.generic], where: str) -> np.ndarray:

@@ -3,11 +3,13 @@
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
+from pathlib import Path
 
 import numpy as np
 
 from gems_ray.action_box import ActionBox
 from gems_ray.config import Config
+from gems_ray.files import atomic_path
 
 SCHEMA_VERSION = 1
 STATE_DIM = 20  # H, size of a belief
@@ -117,3 +119,15 @@ class Dataset:
             return ActionBox(*(np.asarray(side, dtype=np.float32) for side in sides))
         low, high = self.actions.min(axis=0), self.actions.max(axis=0)
         return ActionBox((low + high) / 2, np.maximum((high - low) / 2, np.float32(1e-6)))
+
+    def save(self, path: str | Path) -> None:
+        """Writes an npz file, whole or not at all; the same dataset gives the same bytes.
+
+        Args:
+            path: of the file.
+        """
+        arrays = {name: getattr(self, name) for name in (*REQUIRED, *OPTIONAL) if getattr(self, name) is not None}
+        if self.metadata is not None:
+            arrays["metadata"] = np.array(self.metadata.model_dump_json())
+        with atomic_path(Path(path)) as partial, partial.open("wb") as file:
+            np.savez(file, **arrays)

@@ -22,19 +22,21 @@ class Evaluator:
 
     Args:
         world: simulator, decoder and belief.
-        purpose: `validation` users choose among policies, `test` users make the tables; the two are never the same.
+        purpose: `validation` users choose among policies, `test` users make the tables; no two purposes share users.
         users: U.
+        seed: of the users; the same for all tables unless given.
     """
 
-    def __init__(self, world: World, purpose: str, users: int) -> None:
+    def __init__(self, world: World, purpose: str, users: int, seed: int = EVALUATION_SEED) -> None:
         self._world = world
         self._purpose = purpose
         self._users = users
+        self._seed = seed
         self._item_topics = topic_norms(world.environment, world.items).argmax(axis=1)
 
     def evaluate(self, policy: Policy) -> Evaluation:
         """Plays one episode with every user; a policy that draws random numbers is reseeded, so that they are fixed."""
-        policy.reseed(stream(EVALUATION_SEED, "eval", self._purpose, "slates"))
+        policy.reseed(stream(self._seed, "eval", self._purpose, "slates"))
         return self._summarise(play(self._world, self._simulator(), policy))
 
     def references(self) -> dict[str, Evaluation]:
@@ -48,7 +50,7 @@ class Evaluator:
         return {name: self.evaluate(policy) for name, policy in policies.items()}
 
     def _simulator(self) -> TopicRec:
-        rng = stream(EVALUATION_SEED, "eval", self._purpose)
+        rng = stream(self._seed, "eval", self._purpose)
         return TopicRec(self._world.environment, self._world.items, users=self._users, seed=rng)
 
     def _summarise(self, episodes: SlateEpisodes) -> Evaluation:

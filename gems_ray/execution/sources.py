@@ -1,17 +1,19 @@
 """Worlds and datasets of an experiment: found, checked against each other, collected where missing."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from gems_ray.data.npz import find_dataset, load_dataset, save_dataset
+from gems_ray.data.npz import find_dataset, load_dataset
 from gems_ray.data.schema import Dataset
 from gems_ray.errors import DatasetError, WorldError
 from gems_ray.evaluation.returns import Evaluator, check_world
+from gems_ray.execution.listener import RunListener
 from gems_ray.experiments.records import DatasetFacts, References
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.experiments.spec import DatasetSpec, Experiment
+from gems_ray.program import command_line
 from gems_ray.world.bundle import World, find_world
 from gems_ray.worldmaking.collect import collect_dataset
 
@@ -37,16 +39,13 @@ def dataset_path(experiment: Experiment, environment: str) -> Path:
     return Path(spec.file) if spec.file else find_dataset(environment, spec.quality, Path(spec.folder))
 
 
-def open_source(
-    experiment: Experiment, environment: str, say: Callable[[str], None], progress: Callable[[int], None]
-) -> Source:
+def open_source(experiment: Experiment, environment: str, listener: RunListener) -> Source:
     """Loads the dataset of an environment, collects it first where it is missing.
 
     Args:
         experiment: names dataset and world.
         environment: one of its environments.
-        say: called with lines for the user.
-        progress: called with the number of episodes just collected.
+        listener: hears of a collection, and of what a foreign file lacks.
     Raises:
         DatasetError, WorldError: dataset or world is damaged, or they do not belong together.
     """
@@ -54,16 +53,13 @@ def open_source(
     path = dataset_path(experiment, environment)
     if not path.exists():
         if spec.file is not None:
-            raise DatasetError(
-                f"{path}: no such dataset. Check ",
-                ("dataset", "file"),
-                f", or collect it: python run_tune.py collect --environment {environment} --quality {spec.quality} "
-                f"--output {path}",
-            )
+            collect = ["collect", "--environment", environment, "--quality", spec.quality, "--output", str(path)]
+            key, advice = ("dataset", "file"), f", or collect it: {command_line(*collect)}"
+            raise DatasetError(f"{path}: no such dataset. Check ", key, advice)
         world = open_world(experiment, environment)
         check_target(path, "dataset.folder")
-        say(f"Collecting {spec.episodes} {spec.quality} episodes of {environment} into {path} ...")
-        save_dataset(_collect(world, spec, progress), path)
+        listener.on_line(f"Collecting {spec.episodes} {spec.quality} episodes of {environment} into {path} ...")
+        _collect(world, spec, listener).save(path)
     dataset = load_dataset(path)
     if dataset.metadata is None:
         if environment in experiment.worlds:
@@ -75,7 +71,7 @@ def open_source(
                 key,
                 ", or name a dataset that was collected in it.",
             )
-        say(
+        listener.on_line(
             f"{path}: only the five arrays, no metadata. Training goes on with offline metrics; an evaluation in the "
             "simulator would need to know the world that it was collected in."
         )
@@ -146,7 +142,7 @@ def write_references(run: RunFolder, experiment: Experiment, environment: str, w
         run.write_references(environment, References.model_validate(evaluations))
 
 
-def _collect(world: World, spec: DatasetSpec, progress: Callable[[int], None]) -> Dataset:
+def _collect(world: World, spec: DatasetSpec, listener: RunListener) -> Dataset:
     return collect_dataset(
         world,
         spec.quality,
@@ -154,7 +150,7 @@ def _collect(world: World, spec: DatasetSpec, progress: Callable[[int], None]) -
         spec.seed,
         deterministic=spec.deterministic,
         expert_share=spec.expert_share,
-        progress=progress,
+        progress=lambda collected: listener.on_episodes(collected, spec.episodes),
     )
 
 

@@ -17,7 +17,7 @@ Report = dict[str, int | float]
 class CellDescription(Record):
     """cell.yaml: everything that determines a cell."""
 
-    advice: ClassVar[str] = "`run_tune.py resume` writes it anew."
+    advice: ClassVar[str] = "Resume the run: that writes it anew."
 
     environment: str = Field(description="Name of the simulated environment.")
     algorithm: str = Field(description="Name of the algorithm.")

@@ -38,6 +38,7 @@ from gems_ray.experiments.records import (
 from gems_ray.experiments.spec import Cell, Experiment
 from gems_ray.files import write_text_atomically
 from gems_ray.machine import MachineReport
+from gems_ray.program import program_name
 from gems_ray.record import read_record, record_text, write_record
 
 MACHINE, FORMER_MACHINE = "machine.json", "environment.json"
@@ -99,7 +100,7 @@ class RunFolder:
             lock.acquire(timeout=1)
         except Timeout:
             raise RunFolderError(
-                f"{self.path}: a run is going on in this folder (`run_tune.py status {self.path}`). "
+                f"{self.path}: a run is going on in this folder (`{program_name()} status {self.path}`). "
                 "Wait for it, stop it, or choose another --name."
             ) from None
         try:
@@ -254,7 +255,7 @@ def check_free(path: Path, experiment: Experiment) -> None:
         if differing := _differing(_resolved(run.experiment(), experiment).as_yaml(), experiment.as_yaml()):
             raise RunFolderError(
                 f"{path}: holds a run of another experiment: {differing} not as in its {EXPERIMENT}. Choose another "
-                f"--name; `run_tune.py resume {path}` goes on with the run that is there."
+                f"--name; `{program_name()} resume {path}` goes on with the run that is there."
             )
         if not experiment.search:  # a search compares the records of its trials
             _check_own_cells(run, experiment)

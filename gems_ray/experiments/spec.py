@@ -214,6 +214,10 @@ class Experiment(Config):
     settings: dict[str, Settings] = Field(
         default_factory=dict, description="By algorithm, the settings that differ from its defaults."
     )
+    imports: dict[str, str] = Field(
+        default_factory=dict,
+        description="By algorithm from outside the package, the import path of its class, `package.module:Class`.",
+    )
     worlds: dict[str, str] = Field(
         default_factory=dict, description="By environment, a world bundle in place of the shipped one."
     )
@@ -242,7 +246,8 @@ class Experiment(Config):
 
     def as_yaml(self) -> dict[str, Any]:
         """Plain data that stands for the experiment in a file."""
-        data = self.model_dump(mode="json", by_alias=True, exclude=None if self.search else {"search"})
+        unused = {name for name in ("search", "imports") if not getattr(self, name)}
+        data = self.model_dump(mode="json", by_alias=True, exclude=unused)
         if self.search:
             data["search"]["space"] = self.search.model_dump(mode="json", by_alias=True, exclude_none=True)["space"]
         return data
@@ -279,7 +284,7 @@ class Experiment(Config):
 
 
 # In the name already, or without influence on the result beyond rounding (resources.cpu sets torch's threads).
-_NOT_IN_THE_HASH = {"environment", "algorithm", "seed", "resources", "search"}
+_NOT_IN_THE_HASH = {"environment", "algorithm", "seed", "resources", "search", "imports"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,7 +341,7 @@ def check_experiment(data: Mapping[str, Any]) -> Experiment:
     """
     from gems_ray.algorithms import ALGORITHMS  # torch: not needed to read results
 
-    experiment = validate(data, Experiment)
+    experiment = _with_imports(validate(data, Experiment))
     _check_names(("environment",), experiment.environment, ENVIRONMENTS)
     _check_names(("worlds",), experiment.worlds, ENVIRONMENTS)
     _check_names(("algorithm",), experiment.algorithm, ALGORITHMS)
@@ -349,6 +354,40 @@ def check_experiment(data: Mapping[str, Any]) -> Experiment:
     if experiment.search:
         _check_search(experiment, experiment.search)
     return experiment
+
+
+def _with_imports(experiment: Experiment) -> Experiment:
+    """The experiment with every algorithm under its name, and the import paths of those from outside the package.
+
+    A file may name an algorithm by its import path, `my_package.my_module:MyAlgorithm`, wherever a name stands.
+    """
+    from gems_ray.algorithms import ALGORITHMS
+
+    with below("imports"):
+        for name, path in experiment.imports.items():
+            with below(name):
+                if ALGORITHMS[path].name != name:
+                    raise ConfigError(Mistake(expected=f"the name of {path} is {ALGORITHMS[path].name}"))
+    imports: dict[str, str] = {}
+    for index, given in enumerate(experiment.algorithm):
+        if given in ALGORITHMS:
+            with below("algorithm", index):
+                algorithm = ALGORITHMS[given]
+            if (path := ALGORITHMS.spell(algorithm)) != algorithm.name:
+                imports[algorithm.name] = path
+
+    def name_of(given: str) -> str:
+        return ALGORITHMS[given].name if ":" in given else given
+
+    update: dict[str, Any] = {
+        "algorithm": tuple(map(name_of, experiment.algorithm)),
+        "settings": {name_of(given): settings for given, settings in experiment.settings.items()},
+        "imports": imports,
+    }
+    if search := experiment.search:
+        space = {name_of(given): domains for given, domains in search.space.items()}
+        update["search"] = search.model_copy(update={"space": space})
+    return experiment.model_copy(update=update)
 
 
 def check_placement(experiment: Experiment) -> None:

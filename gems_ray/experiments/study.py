@@ -19,6 +19,7 @@ from gems_ray.errors import StudyError
 from gems_ray.experiments.cell_folder import set_aside
 from gems_ray.experiments.records import StudyFacts
 from gems_ray.experiments.run_folder import STUDY, RunFolder
+from gems_ray.program import program_name
 from gems_ray.record import read_record, write_record
 
 SQLITE_FILE = "study.db"
@@ -70,7 +71,7 @@ def lost_storage_in_one_line(place: StudyPlace) -> Iterator[None]:
         reason = str(error.__cause__ or error).splitlines()[0]
         raise StudyError(
             f"study `{place.name}`: its storage does not answer any more ({reason}). "
-            "All cells are saved; `run_tune.py resume` goes on when it does."
+            f"All cells are saved; `{program_name()} resume` goes on when it does."
         ) from None
 
 

@@ -20,6 +20,7 @@ from gems_ray.config import build, dump_yaml, plain, read_yaml
 from gems_ray.errors import ConfigError, WorldError
 from gems_ray.files import atomic_path, write_text_atomically
 from gems_ray.flat_state import FlatState, flatten_modules, load_modules
+from gems_ray.program import command_line
 from gems_ray.registry import did_you_mean
 from gems_ray.simulator import Environment
 from gems_ray.simulator.environments import ENVIRONMENTS
@@ -161,10 +162,11 @@ def _find_world(name_or_folder: str) -> World:
             f"no world `{name_or_folder}`: neither a folder with a {MANIFEST} nor a shipped world. "
             f"{did_you_mean(name_or_folder, list(ENVIRONMENTS))}Shipped: {', '.join(shipped_worlds()) or 'none'}."
         )
+    own = f"worlds/{name_or_folder}"
     raise WorldError(
         f"No world for `{name_or_folder}` is shipped (there are {', '.join(shipped_worlds()) or 'none'}). "
-        f"Train one: python run_tune.py world train --environment {name_or_folder} --output worlds/{name_or_folder}, "
-        f"then name its folder."
+        f"Train one: {command_line('world', 'train', '--environment', name_or_folder, '--output', own)}, "
+        "then name its folder."
     )
 
 

@@ -1,6 +1,7 @@
 """Collection of offline datasets: behaviour policies in a world, whole episodes of many users at once."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,6 +20,56 @@ USERS_AT_ONCE = 1_000
 QUALITIES = ("random", "medium", "expert", "mixed")
 
 
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Episodes of one policy in a dataset.
+
+    Args:
+        policy: that chooses latents.
+        episodes: how many it plays.
+        stream: name of its random numbers; the same name means the same users.
+    """
+
+    policy: Policy
+    episodes: int
+    stream: str
+
+
+def collect_policy(
+    world: World,
+    policy: Policy,
+    episodes: int,
+    seed: int,
+    *,
+    quality: str | None = None,
+    progress: Callable[[int], None] = lambda episodes: None,
+) -> Dataset:
+    """Logs episodes of any policy that chooses latents.
+
+    Args:
+        world: where the episodes are played; its belief encodes the observations, whatever the policy plays on.
+        policy: reseeded for every batch of users, so that the same seed gives the same dataset.
+        episodes: how many.
+        seed: of users, clicks and the policy's random numbers; every policy meets the same users.
+        quality: what the file calls the behaviour policy, a word of your own; the policy's kind when None.
+        progress: called with the number of episodes that have just been added.
+    Returns:
+        transitions in episode order.
+    Raises:
+        ConfigError: the policy chooses slates, or the number of episodes is impossible.
+    """
+    if policy.chooses != "latents":
+        raise ConfigError(
+            f"policy `{policy.kind}`: chooses slates, but a dataset holds latents. Collect with a policy that chooses "
+            "latents, for example the agents of the world."
+        )
+    _check_numbers(episodes, 0.0)
+    arrays = _log(world, [Share(policy, episodes, "policy")], np.arange(episodes), seed, progress)
+    return _as_dataset(
+        world, arrays, quality or policy.kind or type(policy).__name__, seed, deterministic=False, expert_share=0.0
+    )
+
+
 def collect_dataset(
     world: World,
     quality: str,
@@ -29,7 +80,7 @@ def collect_dataset(
     expert_share: float = 1 / 3,
     progress: Callable[[int], None] = lambda episodes: None,
 ) -> Dataset:
-    """Logs episodes of a behaviour policy.
+    """Logs episodes of the behaviour policies that a quality stands for.
 
     Args:
         world: where the episodes are played; its belief encodes the observations of every quality.
@@ -48,49 +99,73 @@ def collect_dataset(
         raise ConfigError(f"quality `{quality}` does not exist. Known: {', '.join(QUALITIES)}.")
     if quality == "medium" and "medium" not in world.agents:
         raise ConfigError(f"the world of {world.environment.name} holds no medium agent. Choose expert or mixed.")
+    _check_numbers(episodes, expert_share)
+    experts = round({"expert": 1.0, "mixed": expert_share}.get(quality, 0.0) * episodes)
+    agent = MeanAgent if deterministic else SampledAgent
+    shares = [Share(agent(world.agents["expert"]), experts, "expert")]
+    if quality == "medium":
+        shares.append(Share(agent(world.agents["medium"]), episodes, "medium"))
+    else:
+        shares.append(Share(RandomLatents(world.bounds), episodes - experts, "random"))
+    places = stream(seed, "collect", "order").permutation(episodes) if quality == "mixed" else np.arange(episodes)
+    arrays = _log(world, shares, places, seed, progress)
+    return _as_dataset(world, arrays, quality, seed, deterministic=deterministic, expert_share=experts / episodes)
+
+
+def _check_numbers(episodes: int, expert_share: float) -> None:
     if episodes < 1 or not 0 <= expert_share <= 1:
         raise ConfigError(f"episodes {episodes}, expert share {expert_share}: expected 1 or more, and 0 to 1.")
 
-    share = {"expert": 1.0, "mixed": expert_share}.get(quality, 0.0)
-    experts = round(share * episodes)
-    sources = {"expert": experts, "medium" if quality == "medium" else "random": episodes - experts}
-    places = stream(seed, "collect", "order").permutation(episodes) if quality == "mixed" else np.arange(episodes)
-    arrays = _empty(world, episodes)
+
+def _log(
+    world: World, shares: Sequence[Share], places: np.ndarray, seed: int, progress: Callable[[int], None]
+) -> dict[str, np.ndarray]:
+    """Arrays of the dataset format with the episodes first; `places` says where each episode goes."""
+    arrays = _empty(world, len(places))
     done = 0
-    for source, count in sources.items():
-        for batch in _episodes(world, source, count, seed, deterministic):
+    for share in shares:
+        for batch in _episodes(world, share, seed):
             size = len(batch.rewards)
             _fill(arrays, places[done : done + size], batch)
             done += size
             progress(size)
+    return arrays
 
-    behavior_return = float(arrays["rewards"].sum(axis=1).mean())
-    flat = {name: array.reshape(-1, *array.shape[2:]) for name, array in arrays.items()}
+
+def _as_dataset(
+    world: World,
+    arrays: Mapping[str, np.ndarray],
+    quality: str,
+    seed: int,
+    *,
+    deterministic: bool,
+    expert_share: float,
+) -> Dataset:
+    """Transitions in episode order, and where they come from."""
     metadata = DatasetMetadata(
         environment=world.environment.name,
         quality=quality,
-        episodes=episodes,
+        episodes=len(arrays["rewards"]),
         seed=seed,
         deterministic=deterministic,
-        expert_share=experts / episodes,
+        expert_share=expert_share,
         world_fingerprint=world.fingerprint,
         action_center=tuple(world.bounds.center.tolist()),
         action_scale=tuple(world.bounds.scale.tolist()),
-        behavior_return=round(behavior_return, 4),
+        behavior_return=round(float(arrays["rewards"].sum(axis=1).mean()), 4),
         program_version=__version__,
     )
+    flat = {name: array.reshape(-1, *array.shape[2:]) for name, array in arrays.items()}
     return Dataset(**flat, metadata=metadata)
 
 
-def _episodes(world: World, source: str, count: int, seed: int, deterministic: bool) -> Iterator[LatentEpisodes]:
-    """Batches of episodes of one behaviour policy, with the world's beliefs as observations."""
-    policy: Policy = RandomLatents(world.bounds)
-    if agent := world.agents.get(source):
-        policy = MeanAgent(agent) if deterministic else SampledAgent(agent)
-    for batch, start in enumerate(range(0, count, USERS_AT_ONCE)):
-        users = min(USERS_AT_ONCE, count - start)
-        simulator = TopicRec(world.environment, world.items, users=users, seed=stream(seed, "collect", source, batch))
-        policy.reseed(stream(seed, "collect", source, batch, "actions"))
+def _episodes(world: World, share: Share, seed: int) -> Iterator[LatentEpisodes]:
+    """Batches of episodes of one policy, with the world's beliefs as observations."""
+    policy, name = share.policy, share.stream
+    for batch, start in enumerate(range(0, share.episodes, USERS_AT_ONCE)):
+        users = min(USERS_AT_ONCE, share.episodes - start)
+        simulator = TopicRec(world.environment, world.items, users=users, seed=stream(seed, "collect", name, batch))
+        policy.reseed(stream(seed, "collect", name, batch, "actions"))
         episodes = play(world, simulator, policy)
         assert isinstance(episodes, LatentEpisodes)
         if policy.encoder is not None and policy.encoder is not world.belief:

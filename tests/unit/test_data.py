@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gems_ray.data.normalizer import state_statistics
-from gems_ray.data.npz import check_dataset, find_dataset, load_dataset, save_dataset
+from gems_ray.data.npz import check_dataset, find_dataset, load_dataset
 from gems_ray.data.replay import ReplayBuffer
 from gems_ray.data.sampler import BLOCK_BATCHES
 from gems_ray.data.schema import REQUIRED
@@ -81,7 +81,7 @@ class TestCollection:
 
     def test_same_seed_same_bytes(self, world, tmp_path):
         for name in ("a", "b"):
-            save_dataset(collect_dataset(world, "mixed", 5, seed=3), tmp_path / f"{name}.npz")
+            collect_dataset(world, "mixed", 5, seed=3).save(tmp_path / f"{name}.npz")
         assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
         other = collect_dataset(world, "mixed", 5, seed=4)
         assert other.fingerprint != load_dataset(tmp_path / "a.npz").fingerprint
@@ -213,7 +213,7 @@ class TestFiles:
 
         monkeypatch.setattr(np, "savez", fail)
         with pytest.raises(OSError, match="No space"):
-            save_dataset(dataset, path)
+            dataset.save(path)
         assert path.read_bytes() == dataset_file.read_bytes()
         assert [entry.name for entry in tmp_path.iterdir()] == ["kept.npz"]
 

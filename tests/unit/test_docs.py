@@ -8,6 +8,7 @@ from typing import get_args, get_origin
 import pytest
 from pydantic import BaseModel
 
+import gems_ray
 from gems_ray.algorithms import ALGORITHMS
 from gems_ray.experiments.spec import Experiment, SearchSpec
 from gems_ray.simulator.environments import ENVIRONMENTS
@@ -76,6 +77,13 @@ def test_every_setting_of_an_algorithm_is_documented(request, name):
 def test_every_environment_is_documented(request):
     text = (request.config.rootpath / "docs" / "simulator.md").read_text(encoding="utf-8")
     assert all(f"`{name}`" in text for name in ENVIRONMENTS)
+
+
+def test_every_name_of_the_package_is_in_the_reference(request):
+    folder = request.config.rootpath / "docs" / "reference"
+    pages = "\n".join(page.read_text(encoding="utf-8") for page in folder.glob("*.md"))
+    described = set(re.findall(r"^::: (\S+)", pages, re.MULTILINE))
+    assert {f"gems_ray.{name}" for name in gems_ray.__all__} - described == {"gems_ray.__version__"}
 
 
 def test_links_lead_to_pages_and_headings(request):

@@ -1,6 +1,7 @@
 """The architecture, read from the syntax trees: layers point down, Ray stays in its folder, nothing is unpickled."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ LAYERS = [
         "config",
         "metrics",
         "machine",
+        "program",
         "record",
         "action_box",
         "networks",
@@ -31,24 +33,46 @@ LAYERS = [
     {"algorithms", "envs"},
     {"evaluation"},
     {"experiments"},
-    {"learning", "worldmaking"},
-    {"execution", "results"},
+    {"learning", "worldmaking", "results"},
+    {"execution"},
     {"tune"},
+    {"api"},
     {"cli"},
 ]
 RANK = {module: rank for rank, modules in enumerate(LAYERS) for module in modules}
 # `experiments` checks settings against the algorithms when a file is loaded; reading results does not import them.
 LATE = {("experiments", "algorithms")}
 FILES = sorted(PACKAGE.rglob("*.py"))
+SCRIPTS = [ROOT / "run_tune.py", *sorted((ROOT / "analysis").glob("*.py"))]
 
 
 def imports(path):
+    """Names of the modules that a file imports, at its start or later, and for its types alone."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             yield node.module
+
+
+def executed_imports(path):
+    """Modules and names from modules that a file imports when it, or one of its functions, is executed."""
+    waiting = [ast.parse(path.read_text(encoding="utf-8"))]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            waiting += node.orelse
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        else:
+            waiting += ast.iter_child_nodes(node)
+
+
+def module_name(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
 def part(module):
@@ -70,6 +94,26 @@ def test_imports_point_down(path):
         there = part(module)
         if there != here and (here, there) not in LATE:
             assert RANK[there] < RANK[here] or RANK[there] == 0, f"{path}: imports {module}"
+
+
+def test_no_module_imports_itself_on_a_detour():
+    """An import within a function counts too: it hides a circle, it does not open it. A module may ask its package."""
+    modules = {module_name(path) for path in (*FILES, *SCRIPTS)}
+    graph = {}
+    for path in (*FILES, *SCRIPTS):
+        found = {name if name in modules else name.rpartition(".")[0] for name in executed_imports(path)}
+        graph[module_name(path)] = found & modules - {module_name(path.parent / "__init__.py")}
+    assert graph["gems_ray.cli.main"] >= {"gems_ray.cli.plan", "gems_ray.errors"}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_scripts_use_the_interface_alone(path):
+    inside = {module for module in imports(path) if module.split(".")[0] == "gems_ray"}
+    assert inside == {"gems_ray.cli" if path.name == "run_tune.py" else "gems_ray"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

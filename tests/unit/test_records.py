@@ -10,9 +10,9 @@ import pytest
 from pydantic import ValidationError
 
 from gems_ray import metrics
+from gems_ray.checkpoints import read_checkpoint
 from gems_ray.errors import RecordVersionError, RunFolderError
 from gems_ray.evaluation.record import Evaluation, OfflineEvaluation
-from gems_ray.execution.cell_run import read_checkpoint
 from gems_ray.experiments import records
 from gems_ray.experiments.candidates import read_trials
 from gems_ray.experiments.progress import read_progress
@@ -240,7 +240,7 @@ def test_a_cell_of_before():
     rows = cell.metrics()
     assert rows[-1] == result.report
     assert "train/critic_loss" not in rows[0]
-    assert read_checkpoint(cell)[1]["updates"] == 60
+    assert read_checkpoint(cell.last_checkpoint)[1]["updates"] == 60
 
 
 def test_cells_of_before_belong_to_their_experiment(before):

@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from gems_ray.data.npz import save_dataset
 from gems_ray.errors import DatasetError, WorldError
+from gems_ray.execution.listener import RunListener
 from gems_ray.execution.sources import check_target, open_source, write_references
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.experiments.spec import check_experiment
@@ -22,18 +22,18 @@ def source(tmp_path, world_folder, **dataset):
             "dataset": {"folder": str(tmp_path), **MIXED, **dataset},
         }
     )
-    return open_source(experiment, "diffuse_mix", print, print)
+    return open_source(experiment, "diffuse_mix", RunListener())
 
 
 @pytest.mark.parametrize("share", [1 / 3, 0.35])
 def test_the_share_of_expert_episodes_is_compared_in_whole_episodes(tmp_path, world_folder, dataset, share):
-    save_dataset(dataset, tmp_path / "diffuse_mix_mixed.npz")
+    dataset.save(tmp_path / "diffuse_mix_mixed.npz")
     assert source(tmp_path, world_folder, expert_share=share).dataset.fingerprint == dataset.fingerprint
 
 
 @pytest.mark.parametrize(("name", "value"), [("expert_share", 0.75), ("seed", 1), ("episodes", 13)])
 def test_a_file_with_other_settings_is_refused(tmp_path, world_folder, dataset, name, value):
-    save_dataset(dataset, tmp_path / "diffuse_mix_mixed.npz")
+    dataset.save(tmp_path / "diffuse_mix_mixed.npz")
     with pytest.raises(DatasetError, match=f"diffuse_mix_mixed.npz: collected with {name} .*asks for {value}"):
         source(tmp_path, world_folder, **{name: value})
 
@@ -45,7 +45,7 @@ def test_a_world_of_another_environment_is_refused(tmp_path):
 
 
 def test_a_world_for_a_file_that_names_none_is_refused(tmp_path, world_folder, dataset):
-    save_dataset(dataclasses.replace(dataset, metadata=None), tmp_path / "foreign.npz")
+    dataclasses.replace(dataset, metadata=None).save(tmp_path / "foreign.npz")
     with pytest.raises(DatasetError, match=r"no metadata.*Leave out worlds\.diffuse_mix"):
         source(tmp_path, world_folder, file=str(tmp_path / "foreign.npz"))
 

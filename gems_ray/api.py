@@ -1,0 +1,301 @@
+"""What `import gems_ray` offers. Every function imports what it needs when it is called."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gems_ray.errors import ConfigError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from gems_ray.data.schema import Dataset
+    from gems_ray.evaluation.record import Evaluation
+    from gems_ray.execution.listener import RunListener
+    from gems_ray.execution.plan import Plan
+    from gems_ray.execution.run import Backend
+    from gems_ray.experiments.run_folder import RunFolder
+    from gems_ray.experiments.spec import Experiment
+    from gems_ray.policies.base import Policy
+    from gems_ray.world.bundle import World
+
+RUNS = Path("runs")
+
+
+def load_dataset(path: str | Path) -> "Dataset":
+    """Reads a dataset of logged transitions and checks it.
+
+    Args:
+        path: of an npz file with `observations` (N, 20), `actions` (N, 32), `rewards` (N,), `next_observations`
+            (N, 20) and `terminals` (N,); files of `collect` also hold slates, clicks and the world's fingerprint.
+    Returns:
+        the dataset, N transitions in the order in which they were logged.
+    Raises:
+        DatasetError: the file is missing, damaged or in another format.
+    Example:
+        dataset = gems_ray.load_dataset("offline_datasets/diffuse_mix_mixed.npz")
+    """
+    from gems_ray.data.npz import load_dataset
+
+    return load_dataset(Path(path))
+
+
+def load_world(name_or_folder: str | Path) -> "World":
+    """Opens a world: simulator, ranker, belief encoder and behaviour agents.
+
+    Args:
+        name_or_folder: an environment whose world is shipped (diffuse_topdown, diffuse_mix, diffuse_divpen), or the
+            folder of a world of your own.
+    Raises:
+        WorldError: there is neither, or the bundle is damaged.
+    Example:
+        world = gems_ray.load_world("diffuse_mix")
+    """
+    from gems_ray.world.bundle import find_world
+
+    return find_world(str(name_or_folder))
+
+
+def evaluate(policy: "Policy", world: "World", users: int = 1_000, seed: int | None = None) -> "Evaluation":
+    """Plays one episode of a policy with each of many simulated users.
+
+    Args:
+        policy: anything that chooses latents or slates; reseeded, so that the same call gives the same numbers.
+        world: whose users are asked; its belief makes the observations unless the policy brings an encoder.
+        users: how many, 2 or more.
+        seed: None for the test users of the result tables; a number, 0 or larger, for other users.
+    Returns:
+        mean return in clicks per episode with its standard error, and statistics of the slates.
+    Raises:
+        ConfigError: the number of users or the seed is impossible.
+    Example:
+        gems_ray.evaluate(policy, world, users=200).return_mean
+    """
+    from gems_ray.evaluation.returns import EVALUATION_SEED, Evaluator
+
+    if users < 2:
+        raise ConfigError(f"users {users}: expected 2 or more, so that there is a standard error.")
+    _check_seed(seed)
+    purpose, seed = ("test", EVALUATION_SEED) if seed is None else ("own", seed)
+    return Evaluator(world, purpose, users, seed).evaluate(policy)
+
+
+def collect(policy: "Policy", world: "World", episodes: int, seed: int = 0, quality: str | None = None) -> "Dataset":
+    """Logs episodes of a policy as a dataset.
+
+    Args:
+        policy: that chooses latents.
+        world: where it plays; the world's belief makes the logged observations, whatever the policy plays on.
+        episodes: how many, of 100 steps each.
+        seed: the same seed gives the same dataset, and every policy meets the same users.
+        quality: what the dataset calls its behaviour policy; the policy's kind if not given.
+    Returns:
+        a dataset that names the world; `.save(path)` writes it.
+    Raises:
+        ConfigError: the policy chooses slates, or a number is impossible.
+    Example:
+        gems_ray.collect(policy, world, episodes=1000, seed=0).save("mine.npz")
+    """
+    from gems_ray.worldmaking.collect import collect_policy
+
+    _check_seed(seed)
+    return collect_policy(world, policy, episodes, seed, quality=quality)
+
+
+def run(
+    experiment: "str | Path | Mapping[str, Any] | Experiment",
+    folder: str | Path | None = None,
+    *,
+    in_process: bool = False,
+    address: str | None = None,
+    study_storage: str | None = None,
+    listener: "RunListener | None" = None,
+) -> "Run":
+    """Runs a grid or a search, from wherever its folder stands, until every cell has ended.
+
+    Missing datasets are collected first. Cells that have ended stay as they are, failed ones run again, others go on
+    from their checkpoints: the same call continues an interrupted run.
+
+    Args:
+        experiment: a YAML file, the same as a dict, or an Experiment.
+        folder: of the run; `runs/NAME` if not given, after the experiment's file NAME.yaml.
+        in_process: train one cell after the other in this process, in place of Ray; not for searches.
+        address: of a Ray cluster that sees the folder; None starts Ray on this machine.
+        study_storage: database URL of a search's study; None for SQLite in the folder.
+        listener: hears what is done; None logs it to the logger `gems_ray`.
+    Returns:
+        the run, its tables written. Cells may have failed or be unfinished: `cells()` says which, and why.
+    Raises:
+        GemsRayError: the experiment, its data, its folder or the machines are not as they must be.
+        RunInterrupted: Ctrl-C or SIGTERM came first; every cell is saved.
+    Example:
+        run = gems_ray.run("tune_configs/demo.yaml", folder="runs/demo")
+    """
+    from gems_ray.execution.listener import RunListener
+    from gems_ray.execution.run import run_experiment
+
+    if in_process and address:
+        raise ConfigError(f"address {address}: a run in this process joins no cluster. Leave out one of the two.")
+    checked, path = _checked(experiment), _run_path(experiment, folder)
+    backend: Backend
+    if in_process:
+        from gems_ray.execution.in_process import InProcess
+
+        backend = InProcess()
+    else:
+        from gems_ray.tune.backend import RayBackend
+
+        backend = RayBackend(address)
+    run_experiment(checked, path, backend, listener or RunListener(), study_storage)
+    return open_run(path)
+
+
+def plan(
+    experiment: "str | Path | Mapping[str, Any] | Experiment",
+    folder: str | Path | None = None,
+    *,
+    address: str | None = None,
+    listener: "RunListener | None" = None,
+) -> "Plan":
+    """Checks an experiment like `run` and estimates its cost, without running it.
+
+    Args:
+        experiment: a YAML file, the same as a dict, or an Experiment.
+        folder: of the run, as in `run`.
+        address: of a Ray cluster; None for this machine.
+        listener: told what the experiment asks for and will not get; None logs it to the logger `gems_ray`.
+    Returns:
+        cells, and what they need: time in seconds, memory and disk in bytes.
+    Raises:
+        GemsRayError: the experiment, its data, its folder or the machines are not as they must be.
+    Example:
+        gems_ray.plan("tune_configs/grid.yaml").seconds
+    """
+    from gems_ray.execution.listener import RunListener
+    from gems_ray.execution.plan import plan_experiment, this_machine
+
+    if address is None:
+        machines = [this_machine()]
+    else:
+        from gems_ray.tune.backend import cluster_machines
+
+        machines = cluster_machines(address)
+    path = _run_path(experiment, folder)
+    return plan_experiment(_checked(experiment), path, machines, address is None, listener or RunListener())
+
+
+def open_run(folder: str | Path) -> "Run":
+    """Opens the folder of a run, finished or not, to read its results. Needs neither Ray nor torch.
+
+    Args:
+        folder: of the run; moved and copied ones too.
+    Raises:
+        RunFolderError: it is not the folder of a run.
+    Example:
+        gems_ray.open_run("runs/demo").table()
+    """
+    from gems_ray.experiments.run_folder import RunFolder
+
+    return Run(RunFolder.open(Path(folder)))
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The results of a run, read from its folder at every call.
+
+    Args:
+        folder: of the run.
+    """
+
+    folder: "RunFolder"
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return self.folder.path
+
+    @property
+    def experiment(self) -> "Experiment":
+        """What was asked for; `gems_ray.run(run.experiment, run.path)` goes on."""
+        return self.folder.experiment()
+
+    def cells(self) -> "pd.DataFrame":
+        """One row per cell: what it is, its status, its returns, its last diagnostics, the reason of a failure.
+
+        Raises:
+            RunFolderError: a file of the folder is damaged.
+        """
+        from gems_ray.results.tables import cells_frame
+
+        return cells_frame(self.folder)
+
+    def metrics(self) -> "pd.DataFrame":
+        """One row per cell and evaluation: the cell, and what was measured after so many updates.
+
+        Raises:
+            RunFolderError: a file of the folder is damaged.
+        """
+        from gems_ray.results.reports import metrics_frame
+
+        return metrics_frame(self.folder)
+
+    def table(self) -> "pd.DataFrame":
+        """The result: one row per environment and algorithm, beside the reference policies; of a search, `candidates`.
+
+        Raises:
+            RunFolderError: a file of the folder is damaged.
+        """
+        from gems_ray.results.tables import result_frame
+
+        return self.candidates() if self.experiment.search else result_frame(self.folder)
+
+    def trials(self) -> "pd.DataFrame":
+        """One row per trial of a search: what was tried, the objectives, whether on the Pareto front.
+
+        Raises:
+            RunFolderError: the run is no search, or a file of the folder is damaged.
+        """
+        from gems_ray.results.search import trials_frame
+
+        self._check_search()
+        return trials_frame(self.folder)
+
+    def candidates(self) -> "pd.DataFrame":
+        """One row per setting that a search trained again: in the search, on fresh seeds, on the test users.
+
+        Raises:
+            RunFolderError: the run is no search, or a file of the folder is damaged.
+        """
+        from gems_ray.results.search import candidates_frame
+
+        self._check_search()
+        return candidates_frame(self.folder)
+
+    def _check_search(self) -> None:
+        from gems_ray.errors import RunFolderError
+
+        if not self.experiment.search:
+            raise RunFolderError(f"{self.path}: the run of a grid, which has no trials. Its cells are in `cells()`.")
+
+
+def _checked(experiment: "str | Path | Mapping[str, Any] | Experiment") -> "Experiment":
+    """The experiment; every name and setting in it exists."""
+    from gems_ray.experiments.spec import Experiment, check_experiment, load_experiment
+
+    if isinstance(experiment, str | Path):
+        return load_experiment(Path(experiment))
+    return check_experiment(experiment.as_yaml() if isinstance(experiment, Experiment) else experiment)
+
+
+def _run_path(experiment: "str | Path | Mapping[str, Any] | Experiment", folder: str | Path | None) -> Path:
+    if folder is not None:
+        return Path(folder)
+    if isinstance(experiment, str | Path):
+        return RUNS / Path(experiment).stem
+    raise ConfigError("folder: expected the folder of the run, because this experiment comes from no file.")
+
+
+def _check_seed(seed: int | None) -> None:
+    if seed is not None and seed < 0:
+        raise ConfigError(f"seed {seed}: expected 0 or larger.")

@@ -1,0 +1,62 @@
+"""Runs an experiment and prints what came of it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+import gems_ray
+from gems_ray.cli.console import print_line
+from gems_ray.cli.export import print_tables
+from gems_ray.experiments.cell_folder import ENDED, FAILED
+from gems_ray.experiments.run_folder import RunFolder
+from gems_ray.program import command_line
+
+if TYPE_CHECKING:
+    from gems_ray.cli.progress import ConsoleListener
+
+
+def run_and_print(
+    experiment: "gems_ray.Experiment", folder: Path, listener: "ConsoleListener", again: str, **options: Any
+) -> None:
+    """Runs what has not ended yet, then prints the result and how to go on.
+
+    Args:
+        experiment: grid or search.
+        folder: of the run.
+        listener: shows what is done.
+        again: the command that goes on after an interruption.
+        options: of `gems_ray.run`.
+    Raises:
+        typer.Exit: 128 and the signal's number when interrupted, 1 when cells failed or are not finished.
+    """
+    interrupted_by = 0
+    with listener:
+        try:
+            gems_ray.run(experiment, folder, listener=listener, **options)
+        except gems_ray.RunInterrupted as interruption:
+            interrupted_by = interruption.number
+    run = RunFolder.open(folder)
+    print_tables(run)
+    cells = run.cells()
+    failed = [cell for cell in cells if cell.status == FAILED]
+    for cell in failed:
+        result = cell.result()
+        print_line(f"failed: {cell.path.name}: {result.reason if result else ''}")
+    print_line(f"Run folder: {folder}")
+    unfinished = sum(cell.status not in ENDED for cell in cells)
+    if unfinished or interrupted_by:
+        print_line(f"{unfinished} of {len(cells)} cells are not finished; all are saved. Continue with:")
+        print_line(f"  {again}")
+    if interrupted_by:
+        raise typer.Exit(128 + interrupted_by)
+    if unfinished or failed:
+        raise typer.Exit(1)
+
+
+def resume_command(folder: Path, address: str | None, study_storage: str | None) -> str:
+    """The command that goes on with a run."""
+    words = ["resume", str(folder)]
+    words += ["--address", address] if address else []
+    words += ["--study-storage", "URL"] if study_storage else []  # not repeated: it may hold a password
+    return command_line(*words)

@@ -1,0 +1,84 @@
+"""Ray as what trains the cells of a run, started with the first cell that has something to do."""
+
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gems_ray.execution.interruption import RunInterrupted
+from gems_ray.execution.run import OpenRun
+from gems_ray.experiments.spec import Cell, Experiment, check_placement
+from gems_ray.learning.trainer import resolve_device
+
+if TYPE_CHECKING:
+    from gems_ray.execution.plan import Machine
+    from gems_ray.experiments.study import StudyPlace
+    from gems_ray.tune.run import CellRunner
+
+
+class RayBackend:
+    """Trains cells under Ray Tune, as many at once as the machines hold.
+
+    Args:
+        address: of a Ray cluster; None for this machine.
+    """
+
+    def __init__(self, address: str | None = None) -> None:
+        self._address = address
+        self._stack = ExitStack()
+        self._runner: CellRunner | None = None
+
+    def check(self, experiment: Experiment) -> None:
+        """Makes sure that cells find the device that they ask for."""
+        if self._address is None:
+            resolve_device(experiment.training.device)  # an error now, not in every cell
+        check_placement(experiment)
+
+    def train_cells(self, run: OpenRun, cells: Sequence[Cell]) -> None:
+        """Trains cells until each has ended or was left for good."""
+        if self._started(run).run_cells(cells):
+            raise RunInterrupted
+
+    def train_trials(self, run: OpenRun, study: "StudyPlace") -> None:
+        """Runs the trials that have not ended."""
+        from gems_ray.tune.search import is_complete
+
+        if is_complete(run.experiment, run.folder, study):
+            return
+        if self._started(run).run_search(run.experiment, study):
+            raise RunInterrupted
+
+    def close(self) -> None:
+        """Ends or leaves Ray."""
+        self._stack.close()
+
+    def _started(self, run: OpenRun) -> "CellRunner":
+        """What runs cells; starts Ray, once."""
+        if self._runner is None:
+            from gems_ray.tune.cluster import connected, nodes, token_file
+            from gems_ray.tune.run import CellRunner
+
+            listener = run.listener
+            listener.on_line("Starting Ray ..." if self._address is None else f"Joining Ray at {self._address} ...")
+            dashboard = self._stack.enter_context(connected(self._address, run.folder.path / "ray.log"))
+            resources = run.experiment.resources.usable_on(nodes(), listener.on_line)
+            at_once = sum(resources.cells_on(*node) for node in nodes())
+            listener.on_line(f"Ray dashboard: {dashboard or 'not available'}")
+            where = token_file() or "no file (authentication is off, or RAY_AUTH_TOKEN is set)"
+            listener.on_line(f"Its token is in {where}")
+            listener.on_training(run.folder)
+            self._runner = CellRunner(run.folder, run.sources, resources, at_once, listener.on_cell)
+        return self._runner
+
+
+def cluster_machines(address: str) -> "list[Machine]":
+    """CPUs and GPUs of every machine of a Ray cluster.
+
+    Raises:
+        ResourceError: no cluster answers at the address.
+    """
+    from gems_ray.tune.cluster import connected, nodes
+
+    with connected(address, Path(os.devnull)):
+        return nodes()
