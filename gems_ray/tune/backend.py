@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gems_ray.execution.interruption import RunInterrupted
+from gems_ray.execution.interruption import RunInterrupted, first_signal
 from gems_ray.execution.run import OpenRun
 from gems_ray.experiments.spec import Cell, Experiment, check_placement
 from gems_ray.learning.trainer import resolve_device
@@ -62,13 +62,16 @@ class RayBackend:
             listener = run.listener
             listener.on_line("Starting Ray ..." if self._address is None else f"Joining Ray at {self._address} ...")
             dashboard = self._stack.enter_context(connected(self._address, run.folder.path / "ray.log"))
+            received = self._stack.enter_context(first_signal())  # after Ray, which leaves a handler of its own
             resources = run.experiment.resources.usable_on(nodes(), listener.on_line)
             at_once = sum(resources.cells_on(*node) for node in nodes())
             listener.on_line(f"Ray dashboard: {dashboard or 'not available'}")
             where = token_file() or "no file (authentication is off, or RAY_AUTH_TOKEN is set)"
             listener.on_line(f"Its token is in {where}")
             listener.on_training(run.folder)
-            self._runner = CellRunner(run.folder, run.sources, resources, at_once, listener.on_cell)
+            self._runner = CellRunner(
+                run.folder, run.sources, resources, at_once, listener.on_cell, lambda: received() is not None
+            )
         return self._runner
 
 

@@ -2,12 +2,10 @@
 
 import logging
 import os
-import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 import ray
 from ray.exceptions import RayError
@@ -16,13 +14,27 @@ from gems_ray.errors import ResourceError
 from gems_ray.files import log_handler
 
 CONNECT_TIMEOUT_S = 5.0
+# What the user has set stays. Ray and Tune read these when they are used, the first one also when they are imported.
+# Tune hands RAY_CHDIR_TO_TRIAL_DIR on to its workers.
+ENVIRONMENT = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean what the user typed
+    "RAY_AIR_NEW_OUTPUT": "0",  # with verbose=0 Tune prints nothing: the progress table is ours
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the run folder has its own record
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # it stays behind after a run and swallows the next Ctrl-C
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # an objective may be known at the end of a cell only
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # the cells' logs have them
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+WORKER_ENVIRONMENT = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}  # a cell without a share of a GPU does not see any
 
 
 @contextmanager
 def connected(address: str | None, log: Path) -> Iterator[str]:
     """Starts Ray on this machine, or joins the cluster at `address`; yields the dashboard's URL.
 
-    SIGTERM acts like Ctrl-C while connected.
+    Ray leaves a handler behind that ends the process at once on SIGTERM: take signals after this.
 
     Args:
         address: of a cluster; None for this machine alone.
@@ -33,6 +45,7 @@ def connected(address: str | None, log: Path) -> Iterator[str]:
     if address:
         _check_address(address)
     _log_to(log)
+    set_environment()
     try:
         context = ray.init(
             address=address or "local",
@@ -40,18 +53,24 @@ def connected(address: str | None, log: Path) -> Iterator[str]:
             dashboard_host="127.0.0.1",
             log_to_driver=False,
             configure_logging=False,
+            runtime_env={"env_vars": {name: os.environ.get(name, value) for name, value in WORKER_ENVIRONMENT.items()}},
         )
     except (ConnectionError, ValueError, RuntimeError, RayError) as error:
         reason = str(error).splitlines()[0]
         place = f"--address {address}: cannot join this cluster" if address else "Ray does not start on this machine"
         raise ResourceError(f"{place} ({reason}).") from None
     _log_to(log)  # again: `ray.init` brought its handler back
-    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         yield f"http://{context.dashboard_url}" if context.dashboard_url else ""
     finally:
-        signal.signal(signal.SIGTERM, before)
         ray.shutdown()
+
+
+def set_environment() -> None:
+    """Sets the variables that Ray and Tune read; before the first use of either, and never by an import."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    ray._raylet.Config.initialize("")  # reads RAY_AUTH_MODE again, which Ray's C++ part has read when it was imported
 
 
 def _log_to(log: Path) -> None:
@@ -91,7 +110,3 @@ def nodes() -> list[tuple[float, float]]:
     """CPUs and GPUs of every node that is alive."""
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return [(node.get("CPU", 0), node.get("GPU", 0)) for node in alive]
-
-
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    os.kill(os.getpid(), signal.SIGINT)

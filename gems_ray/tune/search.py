@@ -3,9 +3,9 @@
 import hashlib
 import json
 from collections import deque
-from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from optuna.study import Study
@@ -28,7 +28,8 @@ from gems_ray.experiments.spec import Cell, Experiment, all_settings, search_dom
 from gems_ray.experiments.study import StudyPlace, make_sampler
 from gems_ray.metrics import STEP
 from gems_ray.rng import stream_seed
-from gems_ray.tune.interruption import FirstError, no_error_leaves
+from gems_ray.tune.cell_queue import CellQueue, cell_name
+from gems_ray.tune.run_end import RunEnd, error_ends_run
 
 RUN, EXPERIMENT = "run", "experiment"  # user attributes of trials and of the study
 UNSIGNED_FOR = timedelta(minutes=1)
@@ -47,23 +48,15 @@ class StudySearch(OptunaSearch):
         experiment: a search, with its objectives.
         run: its folder.
         place: storage of the study.
-        describe: what the trainable needs to know of a cell.
-        errors: keeps what goes wrong while Tune runs.
+        queue: takes the cells.
     Raises:
         StudyError: the study belongs to another search.
     """
 
-    def __init__(
-        self,
-        experiment: Experiment,
-        run: RunFolder,
-        place: StudyPlace,
-        describe: Callable[[Cell], dict[str, Any]],
-        errors: FirstError,
-    ) -> None:
+    def __init__(self, experiment: Experiment, run: RunFolder, place: StudyPlace, queue: CellQueue) -> None:
         search = search_of(experiment)
-        self.errors = errors
-        self._experiment, self._run, self._place, self._describe = experiment, run, place, describe
+        self.end = queue.end
+        self._experiment, self._run, self._place, self._queue = experiment, run, place, queue
         self._objectives = search.objectives
         self._points = Space(search_domains(experiment))
         several = len(self._objectives) > 1
@@ -80,16 +73,15 @@ class StudySearch(OptunaSearch):
         self._limit = len(self.study.trials) if search.sampler == "grid" else search.trials
         self._interrupted = deque(t for t in self.study.trials if t.state == TrialState.RUNNING and self._is_ours(t))
         self._open: dict[int, tuple[StudyTrial, TrialRecord]] = {}  # trials not told yet, with their records
-        self._waiting: deque[Cell] = deque()
-        self._running: dict[str, str] = {}  # cell by trial of Tune
+        self._all_begun = False
 
     @property
     def study(self) -> Study:
         """The Optuna study."""
         return self._ot_study
 
-    def told_too_early(self) -> list[Cell]:
-        """Cells of trials that the study knows the end of, whose results were lost since."""
+    def cells_without_result(self) -> list[Cell]:
+        """Cells of trials that have ended in the study, whose results were lost since."""
         told = {trial.number for trial in self.study.trials if trial.state.is_finished()}
         records = [record for number, record in self._run.trials().items() if number in told]
         cells = [cell for record in records for cell in self._cells(record.params)[2]]
@@ -101,34 +93,32 @@ class StudySearch(OptunaSearch):
         begun = sum(trial.state != TrialState.WAITING for trial in self.study.get_trials(deepcopy=False))
         return bool(self._interrupted) or begun < self._limit
 
-    @property
-    def open_cells(self) -> list[str]:
-        """Cells that have not ended, of trials that have begun."""
-        names = [name for _, record in self._open.values() for name in record.cells]
-        return [name for name in names if self._run.cell(name).status not in ENDED]
-
-    @no_error_leaves(None)
+    @error_ends_run(Searcher.FINISHED)
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next cell; FINISHED when every trial has begun."""
-        while not self._waiting:
-            if not self._begin_trial(trial_id):
-                return Searcher.FINISHED
-            self._tell_ended()
-        cell = self._waiting.popleft()
-        self._running[trial_id] = cell.name
-        return {"cell": self._describe(cell)}
+        """The next cell; None while all of them are in work or wait after a failure."""
+        while not self.end.stop_all():
+            if config := self._queue.take():
+                return config
+            if not self._all_begun:
+                self._all_begun = not self._begin_trial(trial_id)
+                self._tell_study()
+            elif self._queue.busy:
+                return None
+            else:
+                self._tell_study()  # of cells that the queue gave up
+                break
+        return Searcher.FINISHED
 
-    @no_error_leaves(None)
+    @error_ends_run(None)
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Shows the curve of a trial that is a single cell in the study."""
-        self._report(trial_id, result)
+        self._report_curve(result)
 
-    @no_error_leaves(None)
+    @error_ends_run(None)
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tells the study of every trial whose cells have ended; a lost cell leaves its trial open."""
-        self._report(trial_id, result or {})
-        self._running.pop(trial_id, None)
-        self._tell_ended()
+        self._report_curve(result or {})
+        self._tell_study()
 
     def save(self, checkpoint_path: str) -> None:
         """Leaves an empty file for Tune: the study is the record."""
@@ -150,10 +140,7 @@ class StudySearch(OptunaSearch):
         assert params is not None
         record, cells = self._record(trial.number, params)
         self._open[trial.number] = (trial, record)
-        under_way = {*self._running.values(), *(cell.name for cell in self._waiting)}
-        for cell in cells:
-            if cell.name not in under_way and self._run.cell(cell.name).status not in ENDED:
-                self._waiting.append(cell)
+        self._queue.add(cells)
         return True
 
     def _record(self, number: int, params: Params) -> tuple[TrialRecord, list[Cell]]:
@@ -174,7 +161,7 @@ class StudySearch(OptunaSearch):
         seed = stream_seed(self._experiment.seed[0], "search", number, *shared)
         self.study.sampler = make_sampler(search_of(self._experiment).sampler, seed % 2**32)
 
-    def _tell_ended(self) -> None:
+    def _tell_study(self) -> None:
         for number, (trial, record) in list(self._open.items()):
             outcome = read_trial(self._run, number, record, self._objectives)
             if outcome.state in STATES:
@@ -182,16 +169,16 @@ class StudySearch(OptunaSearch):
                 self.study.tell(trial, values, state=STATES[outcome.state], skip_if_finished=True)
                 del self._open[number]
 
-    def _report(self, trial_id: str, result: dict[str, Any]) -> None:
-        name, value = self._running.get(trial_id), reported_value(result, self._objectives[0])
-        if name is None or value is None or len(self._objectives) > 1:
+    def _report_curve(self, result: dict[str, Any]) -> None:
+        value = reported_value(result, self._objectives[0])
+        if value is None or len(self._objectives) > 1:
             return
         step = int(result["evaluated_updates"])
         for trial, record in self._open.values():
-            if record.cells == [name] and step not in self._reported(trial):
+            if record.cells == [result["cell"]] and step not in self._reported_steps(trial):
                 trial.report(value, step)
 
-    def _reported(self, trial: StudyTrial) -> set[int]:
+    def _reported_steps(self, trial: StudyTrial) -> set[int]:
         frozen: FrozenTrial = self._place.storage.get_trial(trial._trial_id)
         return set(frozen.intermediate_values)
 
@@ -264,20 +251,22 @@ def is_complete(experiment: Experiment, run: RunFolder, place: StudyPlace) -> bo
     Raises:
         StudyError: the study belongs to another search.
     """
-    searcher = StudySearch(experiment, run, place, lambda cell: {}, FirstError())
-    return not searcher.has_work and not searcher.told_too_early()
+    nothing_runs = CellQueue(run, lambda cell: {}, lambda progress: None, RunEnd())
+    searcher = StudySearch(experiment, run, place, nothing_runs)
+    return not searcher.has_work and not searcher.cells_without_result()
 
 
 class PruningAsha(AsyncHyperBandScheduler):
     """ASHA that leaves a note in the folder of every cell that it stops.
 
+    A cell that is tried again has another trial of Tune; it keeps its place among the others.
+
     Args:
         experiment: a search with `asha`.
-        run: its folder.
-        errors: keeps what goes wrong in here.
+        end: of the Tune run.
     """
 
-    def __init__(self, experiment: Experiment, run: RunFolder, errors: FirstError) -> None:
+    def __init__(self, experiment: Experiment, end: RunEnd) -> None:
         search = search_of(experiment)
         assert search.asha is not None
         longest = experiment.training.max_timesteps
@@ -290,14 +279,27 @@ class PruningAsha(AsyncHyperBandScheduler):
             reduction_factor=search.asha.reduction_factor,
             stop_last_trials=False,
         )
-        self.errors = errors
+        self.end = end
 
-    @no_error_leaves(TrialScheduler.CONTINUE)
+    def on_trial_add(self, tune_controller: Any, trial: TuneTrial) -> None:
+        """A cell begins, or is tried again."""
+        super().on_trial_add(tune_controller, _by_cell(trial))
+
+    @error_ends_run(TrialScheduler.CONTINUE)
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
         """Tune's decision; STOP means that better trials take the place."""
-        decision = str(super().on_trial_result(tune_controller, trial, result))
+        decision = str(super().on_trial_result(tune_controller, _by_cell(trial), result))
         folder = CellFolder(Path(trial.config["cell"]["folder"]))
         if decision == TrialScheduler.STOP and folder.status not in ENDED:
             reason = f"stopped early by ASHA after {result[STEP]} updates"
             folder.write_result(CellResult(status=PRUNED, updates=int(result[STEP]), reason=reason))
         return decision
+
+    def on_trial_complete(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> None:
+        """A cell has ended, or was set back."""
+        super().on_trial_complete(tune_controller, _by_cell(trial), result)
+
+
+def _by_cell(trial: TuneTrial) -> SimpleNamespace:
+    """All that ASHA looks at, the trial's identity, which is its cell here."""
+    return SimpleNamespace(trial_id=cell_name(trial))

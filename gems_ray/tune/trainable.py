@@ -20,20 +20,18 @@ from gems_ray.world.bundle import find_world
 
 SLICE_SECONDS = 2.0  # of training between two signs of life
 LOCK_SECONDS = 60.0  # for a process that was believed lost to let go of the cell
-RETRIES = 5  # in a row, without any progress
 SET_BACKS = (OSError, MemoryError, RayError)  # of the machine, the object store or the network; they may pass
-FIRST_BACK_OFF_SECONDS, LONGEST_BACK_OFF_SECONDS = 1.0, 60.0
 
 
 class CellTrainable(tune.Trainable):
     """Trains a cell in its folder, from its last checkpoint if there is one.
 
-    `config["cell"]` holds the cell's folder, label, environment, world, CPUs, share of a GPU, and how long to wait
-    first. The datasets come by environment as references into the object store, of which a trial fetches its own alone:
-    read-only arrays in shared memory, one copy per node.
+    `config["cell"]` holds the cell's folder, label, environment, world, CPUs and share of a GPU. The datasets come by
+    environment as references into the object store, of which a trial fetches its own alone: read-only arrays in shared
+    memory, one copy per node.
 
-    What the machine did wrong (a full disk, a folder or a dataset that cannot be reached) is tried again from the last
-    checkpoint, ever later, and leaves the cell unfinished when it does not pass. What the cell did wrong (a setting, a
+    What the machine did wrong (a full disk, a folder or a dataset that cannot be reached) ends the trial with the
+    reason as `set_back`, and leaves the cell as it was at its last checkpoint. What the cell did wrong (a setting, a
     loss that is not finite) ends the cell as failed: it would happen again.
     """
 
@@ -45,30 +43,15 @@ class CellTrainable(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """Trains for two seconds, or up to the next evaluation; repeats the last report in between."""
-        if self._cell is None:
-            self._attempt(self._load)
         if self._cell is not None:
             self._attempt(self._train)
-        if self._folder.status in ENDED:
-            self._close()
-            return {**self._report, "done": True}
-        return {**self._report, "done": self._gave_up is not None, "reason": self._gave_up or ""}
-
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Brings the cell's folder up to date; that is where training continues."""
-        if self._cell is not None:
-            self._cell.save()
-
-    def load_checkpoint(self, checkpoint: Any) -> None:
-        """Continues from the cell's folder."""
-        self._open()
+        return {**self._report, "cell": self._folder.path.name, "done": self._cell is None, "set_back": self._set_back}
 
     def cleanup(self) -> None:
         """Saves an interrupted cell."""
-        cell = getattr(self, "_cell", None)  # missing where the cell could not be opened
-        if cell is not None:
-            if not cell.finished:
-                cell.save()
+        if self._cell is not None:
+            if not self._cell.finished:
+                self._cell.save()
             self._close()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -87,9 +70,7 @@ class CellTrainable(tune.Trainable):
         self._cell: CellRun | None = None
         self._folder = CellFolder(Path(self.config["cell"]["folder"]))
         self._report: dict[str, Any] = {}
-        self._setbacks = 0
-        self._gave_up: str | None = None
-        time.sleep(self.config["cell"].get("delay_s", 0))
+        self._set_back = ""
         self._attempt(self._load)
 
     def _load(self) -> None:
@@ -111,18 +92,21 @@ class CellTrainable(tune.Trainable):
         assert cell is not None
         deadline = time.monotonic() + SLICE_SECONDS
         if not cell.finished:  # one evaluation at most, so that a scheduler sees each of them
-            report = cell.advance(stop=lambda: time.monotonic() > deadline)
-            if report is not None:  # it was written; a slice without one proves nothing
-                self._setbacks = 0
+            cell.advance(stop=lambda: time.monotonic() > deadline)
         self._report = self._describe(cell)
+        if cell.finished:
+            self._close()
 
     def _attempt(self, work: Callable[[], None]) -> None:
         try:
-            self._try(work)
+            self._attempt_or_fail(work)
         except SET_BACKS as error:
-            self._set_back((str(error) or type(error).__name__).splitlines()[0])
+            self._set_back = (str(error) or type(error).__name__).splitlines()[0]
+            if self._cell is not None:
+                self._cell.log.warning("set back: %s", self._set_back)
+            self._close()
 
-    def _try(self, work: Callable[[], None]) -> None:
+    def _attempt_or_fail(self, work: Callable[[], None]) -> None:
         try:
             work()
         except SET_BACKS:
@@ -133,17 +117,6 @@ class CellTrainable(tune.Trainable):
             if self._cell:
                 self._cell.log.exception("unexpected error")
             self._fail(f"{type(error).__name__}: {error} (the traceback is in the cell's log)")
-
-    def _set_back(self, reason: str) -> None:
-        """Waits before the next attempt; the last one gives up."""
-        if self._cell is not None:
-            self._cell.log.warning("set back: %s", reason)
-            self._close()
-        self._setbacks += 1
-        if self._setbacks > RETRIES:
-            self._gave_up = reason
-        else:
-            time.sleep(back_off_seconds(self._setbacks))
 
     def _fail(self, reason: str) -> None:
         if self._cell is not None:
@@ -164,8 +137,3 @@ class CellTrainable(tune.Trainable):
             "updates": trainer.algorithm.updates,
             "evaluated_updates": max(0, trainer.reported),
         }
-
-
-def back_off_seconds(failures: int) -> float:
-    """How long to wait after so many failures in a row."""
-    return min(FIRST_BACK_OFF_SECONDS * 2 ** (failures - 1), LONGEST_BACK_OFF_SECONDS)

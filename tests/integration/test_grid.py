@@ -93,6 +93,7 @@ def test_from_nothing_to_the_table(command, experiment, tmp_path):
         "table.csv", "table.md",
     }  # fmt: skip
     assert json.loads((run / "machine.json").read_text())["ray"]
+    assert "did not complete" not in (run / "ray.log").read_text(), "Tune lost a process that had done its work"
 
     before = {path: path.stat().st_mtime_ns for path in run.glob("cells/*/*")}
     again = command("grid", "small.yaml")

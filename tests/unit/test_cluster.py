@@ -1,4 +1,7 @@
-"""Joining a cluster: what is refused before Ray is asked."""
+"""Joining a cluster: what is refused before Ray is asked, and what Ray is told."""
+
+import subprocess
+import sys
 
 import pytest
 
@@ -15,3 +18,21 @@ def test_a_ray_client_is_refused(tmp_path, address):
         pass
     assert str(caught.value).startswith(f"--address {address}: a Ray client cannot follow a run.")
     assert "\n" not in str(caught.value)
+
+
+def test_the_environment_is_set_by_a_run_and_not_by_an_import():
+    """Ray has read some of it when it was imported: the authentication must count all the same."""
+    code = (
+        "import os, gymnasium, optuna, ray, ray.tune, ray.tune.search.optuna, torch\n"
+        "from ray._private.authentication.authentication_token_setup import AuthenticationMode as Mode\n"
+        "from ray._private.authentication.authentication_token_setup import get_authentication_mode\n"
+        "before = dict(os.environ)\n"
+        "import gems_ray.tune.cluster, gems_ray.tune.run\n"
+        "assert dict(os.environ) == before\n"
+        "assert get_authentication_mode() != Mode.TOKEN\n"
+        "gems_ray.tune.cluster.set_environment()\n"
+        "assert get_authentication_mode() == Mode.TOKEN\n"
+        "assert os.environ['TUNE_PRINT_ALL_TRIAL_ERRORS'] == '1', 'what the user has set stays'\n"
+    )
+    environment = {"PATH": "", "HOME": "/nowhere", "TUNE_PRINT_ALL_TRIAL_ERRORS": "1"}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)

@@ -1,15 +1,19 @@
 """The searcher from its study and its records, without Ray: what was lost on one side comes from the other."""
 
+from types import SimpleNamespace
+
 import pytest
+from optuna.trial import TrialState
 
 from gems_ray.errors import StudyError
 from gems_ray.experiments.candidates import trial_cells, with_objectives
-from gems_ray.experiments.cell_folder import FINISHED
+from gems_ray.experiments.cell_folder import FAILED, FINISHED
 from gems_ray.experiments.records import CellResult, TrialRecord
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.experiments.spec import check_experiment
 from gems_ray.experiments.study import open_study
-from gems_ray.tune.interruption import FirstError
+from gems_ray.tune.cell_queue import CellQueue
+from gems_ray.tune.run_end import RunEnd
 from gems_ray.tune.search import StudySearch
 from tests.unit.conftest import MACHINE
 
@@ -21,8 +25,12 @@ def make_experiment(**more):
     return with_objectives(check_experiment({"environment": "diffuse_mix", "search": search} | more), has_world=True)
 
 
+def queue_of(run):
+    return CellQueue(run, lambda cell: {"name": cell.name}, lambda progress: None, RunEnd())
+
+
 def searcher_of(run, experiment):
-    return StudySearch(experiment, run, open_study(run, None), lambda cell: {"name": cell.name}, FirstError())
+    return StudySearch(experiment, run, open_study(run, None), queue_of(run))
 
 
 @pytest.fixture
@@ -49,6 +57,21 @@ def test_a_lost_study_has_every_trial_under_its_number(run):
     assert [trial.params["alpha"] for trial in trials[:4]] == [2.5, 1.0, 2.5, 1.0]
     assert [trial.value for trial in trials[:4]] == [2.5, 1.0, 2.5, 1.0]
     assert len(searcher_of(run, make_experiment()).study.trials) == len(trials), "known ones are not enqueued again"
+
+
+def test_a_search_waits_for_the_cells_that_are_in_work(tmp_path):
+    """One of them may have to be tried again, and the study is told of the last one however it ends."""
+    experiment = make_experiment(search={"space": SPACE, "trials": 1, "sampler": "random"})
+    run = RunFolder.create(tmp_path / "run", experiment, MACHINE)
+    queue = queue_of(run)
+    searcher = StudySearch(experiment, run, open_study(run, None), queue)
+    name = searcher.suggest("one")["cell"]["name"]
+    assert searcher.suggest("two") is None
+    run.cell(name).write_result(CellResult(status=FAILED, updates=0, reason="lost"))
+    queue.on_trial_error(0, [], SimpleNamespace(config={"cell": {"folder": name}}, last_result={}))
+    assert searcher.study.trials[0].state == TrialState.RUNNING
+    assert searcher.suggest("three") == StudySearch.FINISHED
+    assert searcher.study.trials[0].state == TrialState.FAIL
 
 
 def test_an_experiment_that_was_changed_by_hand(run):

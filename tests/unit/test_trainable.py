@@ -10,7 +10,7 @@ from ray.exceptions import ObjectLostError
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.experiments.spec import check_experiment
 from gems_ray.tune import trainable
-from gems_ray.tune.trainable import RETRIES, CellTrainable
+from gems_ray.tune.trainable import CellTrainable
 from tests.unit.conftest import MACHINE
 
 
@@ -24,7 +24,6 @@ def make(tmp_path, dataset, world_folder, monkeypatch):
         return reference
 
     monkeypatch.setattr(ray, "get", get)
-    monkeypatch.setattr(trainable, "FIRST_BACK_OFF_SECONDS", 0.0)
     monkeypatch.setattr(trainable, "SLICE_SECONDS", 0.02)
     made = []
 
@@ -67,7 +66,7 @@ def full_disk(size):
 
 
 def test_a_full_disk_leaves_the_cell_unfinished(make):
-    """Training between the attempts writes nothing, so that it is no progress."""
+    """It goes on from the last checkpoint, in the same process or in another one."""
     one, folder = make()
     one.step()
     assert len(folder.metrics()) == 1
@@ -76,20 +75,26 @@ def test_a_full_disk_leaves_the_cell_unfinished(make):
             report = one.step()
             if report["done"]:
                 break
-    assert report["done"]
-    assert "File too large" in report["reason"]
-    assert folder.status == "unfinished"
-    assert folder.log.read_text().count("set back") == RETRIES + 1
+        assert report["done"]
+        assert "File too large" in report["set_back"]
+        assert "set back: " in folder.log.read_text()
+        assert folder.status == "unfinished"
+        assert not folder.is_locked(), "another process may try"
+    assert report["evaluated_updates"] == 0, "what was not written is no progress"
+    one.reset_config(one.config)
+    assert not one.step()["done"]
+    one.cleanup()
     again, folder = make()
-    while not again.step()["done"]:
+    while not (report := again.step())["done"]:
         pass
+    assert report["set_back"] == ""
     assert folder.status == "finished"
 
 
 def test_a_lost_dataset_is_no_mistake_of_the_cell(make):
     one, folder = make(ObjectLostError("abc", None, "somewhere"))
-    while not (report := one.step())["done"]:
-        pass
-    assert report["reason"]
-    assert "\n" not in report["reason"]
+    report = one.step()
+    assert report["done"]
+    assert report["set_back"]
+    assert "\n" not in report["set_back"]
     assert folder.status == "pending"

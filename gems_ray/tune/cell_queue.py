@@ -1,0 +1,159 @@
+"""Which cell is trained next, and what becomes of a cell that did not get through."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.search import Searcher
+
+from gems_ray.experiments.cell_folder import ENDED, FAILED, RUNNING, UNFINISHED
+from gems_ray.experiments.progress import CellProgress
+from gems_ray.experiments.records import CellResult
+from gems_ray.experiments.run_folder import RunFolder
+from gems_ray.experiments.spec import Cell
+from gems_ray.tune.run_end import RunEnd, error_ends_run
+
+RETRIES = 5  # in a row, without an evaluation in between
+FIRST_BACK_OFF_SECONDS = 1.0  # doubled at every failure
+RETRIED, LOST = "retried", "its process was lost"
+
+Watcher = Callable[[CellProgress], None]
+
+
+class CellQueue(tune.Callback):
+    """Cells of one Tune run that wait for a process or have one, and the only place that tries again.
+
+    A cell whose process or node was lost, and one that the machine set back (a full disk, a folder or a dataset that
+    cannot be reached), waits, ever longer, and goes on from its last checkpoint. After too many failures in a row a
+    lost cell has failed, and one that was set back stays unfinished.
+
+    Args:
+        run: folder of the cells.
+        describe: what the trainable needs to know of a cell.
+        watcher: called at every change of a cell.
+        end: of the Tune run.
+    """
+
+    def __init__(
+        self, run: RunFolder, describe: Callable[[Cell], dict[str, Any]], watcher: Watcher, end: RunEnd
+    ) -> None:
+        self.end = end
+        self._run, self._describe, self._watcher = run, describe, watcher
+        self._cells: dict[str, Cell] = {}  # by name, those that wait or have a process
+        self._waiting: dict[str, float] = {}  # by name, from which moment on they may start
+        self._failures: Counter[str] = Counter()  # by name, in a row
+        self._evaluated: dict[str, int] = {}  # by name, updates at the last evaluation
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its callbacks; nothing ever reads that back, and a live display cannot be pickled."""
+        return {}
+
+    def add(self, cells: Iterable[Cell]) -> None:
+        """Lets cells wait for a process; those that have ended, or are here already, are left out."""
+        for cell in cells:
+            if cell.name not in self._cells and self._run.cell(cell.name).status not in ENDED:
+                self._cells[cell.name] = cell
+                self._waiting[cell.name] = 0.0
+
+    def take(self) -> dict[str, Any] | None:
+        """The configuration of the trial that trains the next cell; None while no cell may start."""
+        now = time.monotonic()
+        name = next((name for name, moment in self._waiting.items() if moment <= now), None)
+        if name is None:
+            return None
+        del self._waiting[name]
+        return {"cell": self._describe(self._cells[name])}
+
+    @property
+    def busy(self) -> bool:
+        """Whether a cell waits or has a process."""
+        return bool(self._cells)
+
+    @error_ends_run(None)
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """A process has taken the cell up."""
+        self._report_change(trial, RUNNING)
+
+    @error_ends_run(None)
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        """A sign of life; an evaluation is progress, because the cell would go on from there."""
+        name, evaluated = cell_name(trial), int(result.get("evaluated_updates", 0))
+        if evaluated > self._evaluated.get(name, 0):
+            self._evaluated[name] = evaluated
+            self._failures[name] = 0
+        self._report_change(trial, RUNNING, result)
+
+    @error_ends_run(None)
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """The cell has ended, or was set back."""
+        self._conclude_trial(trial, str(trial.last_result.get("set_back") or "its result cannot be seen from here"))
+
+    @error_ends_run(None)
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """The cell's process or node was lost; a node that leaves with notice is no failure to Tune."""
+        self._conclude_trial(trial, LOST)
+
+    def _conclude_trial(self, trial: Trial, reason: str) -> None:
+        """After a trial: a cell that has not ended waits for the next one, unless it has failed too often."""
+        name = cell_name(trial)
+        folder = self._run.cell(name)
+        state = folder.status
+        if state in ENDED:
+            reason = ""  # what happened to the process after that does not matter
+        else:
+            failures = self._failures[name] = self._failures[name] + 1
+            if failures <= RETRIES:
+                state = RETRIED
+                self._waiting[name] = time.monotonic() + FIRST_BACK_OFF_SECONDS * 2 ** (failures - 1)
+            elif reason == LOST and not folder.is_locked():  # a process that was believed lost may still be at work
+                state = FAILED
+                reason += f", failure {failures} in a row (out of memory? the cell's log tells how far it came)"
+                folder.write_result(CellResult(status=FAILED, updates=self._evaluated.get(name, 0), reason=reason))
+            else:
+                state = UNFINISHED
+        if state != RETRIED:
+            self._cells.pop(name, None)
+        self._report_change(trial, state, trial.last_result, reason)
+
+    def _report_change(
+        self, trial: Trial, state: str, report: Mapping[str, Any] | None = None, reason: str = ""
+    ) -> None:
+        self._watcher(CellProgress(cell_name(trial), state, report or {}, reason))
+
+
+class CellSearch(Searcher):
+    """Hands the cells of a queue to Tune, one to each trial, until every one of them has ended.
+
+    Args:
+        queue: the cells.
+    """
+
+    def __init__(self, queue: CellQueue) -> None:
+        super().__init__()
+        self.end = queue.end
+        self._queue = queue
+
+    @error_ends_run(Searcher.FINISHED)
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next cell; None while all are in work or wait after a failure."""
+        if self.end.stop_all() or not self._queue.busy:
+            return Searcher.FINISHED
+        return self._queue.take()
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """The queue knows already."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Leaves an empty file for Tune: the run folder is the record."""
+        Path(checkpoint_path).touch()
+
+
+def cell_name(trial: Trial) -> str:
+    """The cell that a trial of Tune trains; it is the trial's folder too."""
+    return Path(trial.config["cell"]["folder"]).name
