@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 from gems_ray.algorithms import make_algorithm
-from gems_ray.data.replay import ReplayBuffer
+from gems_ray.data.sampling import make_sampler
 from gems_ray.data.schema import ACTION_DIM, STATE_DIM, Dataset
 from gems_ray.learning.engine import CompiledEngine, Engine
 from gems_ray.world.bundle import find_world
@@ -54,20 +54,19 @@ class FlopCount(TorchDispatchMode):
 
 def make_engines(name: str, dataset: Dataset, device: str, trained: int) -> tuple[Engine, CompiledEngine]:
     """The same algorithm twice, after some updates on the dataset as trials see it."""
-    center, scale = dataset.action_box()
     engines = []
     for kind in (Engine, CompiledEngine):
-        buffer = ReplayBuffer(
-            STATE_DIM,
-            ACTION_DIM,
-            len(dataset),
-            device,
+        algorithm = make_algorithm(name, STATE_DIM, ACTION_DIM, device=device)
+        sampler = make_sampler(
+            algorithm.experience,
+            dataset,
+            seed=0,
+            device=device,
             normalize_states=True,
-            action_center=center,
-            action_scale=scale,
+            reward_scale="none",
+            bootstrap_time_limit=False,
         )
-        buffer.load_d4rl_dataset(dataset.arrays)
-        engines.append(kind(make_algorithm(name, STATE_DIM, ACTION_DIM, device=device), buffer))
+        engines.append(kind(algorithm, sampler))
     single, compiled = engines
     single.run(trained, lambda: False)
     compiled.algorithm.load_state_dict(single.algorithm.state_dict())
@@ -108,7 +107,7 @@ def on_cpu(names: list[str], dataset: Dataset, trained: int, rounds: int) -> Non
     print("algorithm  updates  yardstick/s  single/s  ratio  compiled/s  ratio  floor", flush=True)
     for name, updates in ((name, updates) for name in names for updates in (0, trained)):
         single, compiled = make_engines(name, dataset, "cpu", updates)
-        columns = single.buffer.rows(torch.arange(len(dataset)))
+        columns = single.sampler.rows(torch.arange(len(dataset)))
         yardstick = PLAIN[name](single.algorithm)
         with FlopCount() as counter:
             for _ in range(single.algorithm.period):

@@ -4,7 +4,6 @@ import copy
 import math
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -38,6 +37,17 @@ class CQLConfig(AlgorithmConfig):
     actor_learning_rate: float = Field(3e-5, gt=0, description="Adam's step size for actor and entropy temperature.")
     critic_learning_rate: float = Field(3e-4, gt=0, description="Adam's step size for critics and multiplier.")
     target_entropy: float | None = Field(None, description="Entropy that is aimed at; -Z when not set.")
+    automatic_entropy_tuning: bool = Field(
+        True,
+        description="Tune the entropy temperature towards target_entropy; false keeps it at alpha_multiplier "
+        "(CORL: use_automatic_entropy_tuning).",
+    )
+    alpha_multiplier: float = Field(
+        1.0,
+        ge=0,
+        description="What multiplies the entropy temperature, and is the temperature when that is not tuned (CORL: "
+        "alpha_multiplier); the conservative term's weight is alpha.",
+    )
     hidden_sizes: HiddenSizes = Field((256, 256, 256), description="Hidden layers of all networks.")
 
     @model_validator(mode="after")
@@ -102,7 +112,7 @@ class CQL(TransitionAlgorithm[CQLConfig]):
         states, actions, rewards, next_states, dones = batch
         mean, log_std = self.actor.gaussian(states)
         chosen, log_pi = squash(mean, log_std, noise["pi_eps"])
-        alpha = self.log_alpha().exp().detach()
+        alpha = config.alpha_multiplier * self.log_alpha().exp().detach()  # log alpha stays 0 when it is not tuned
         alpha_loss = -(self.log_alpha() * (log_pi.detach() + self._target_entropy)).mean()
         actor_loss = (alpha * log_pi - self.q_values(states, chosen)).mean()
         with torch.no_grad():
@@ -113,7 +123,8 @@ class CQL(TransitionAlgorithm[CQLConfig]):
             candidates = torch.cat([sampled, actions[:, None]], dim=1)
             pairs = torch.cat([states[:, None].expand(-1, candidates.shape[1], -1), candidates], dim=2)
 
-        self.optimizers["alpha"].minimize(alpha_loss)
+        if config.automatic_entropy_tuning:
+            self.optimizers["alpha"].minimize(alpha_loss)
         self.optimizers["actor"].minimize(actor_loss)
         multiplier = self.log_alpha_prime().exp().clamp(0, LARGEST_ALPHA_PRIME)
         alpha_prime = multiplier.detach() if config.lagrange else torch.ones_like(alpha)
@@ -177,14 +188,13 @@ class CQL(TransitionAlgorithm[CQLConfig]):
         """Value (B,) of the next states under the policy."""
         if self.config.max_target_backup:
             actions, log_pi = squash(mean[:, None], log_std[:, None], eps)
-            targets = (self.critic_1_target, self.critic_2_target)
-            values, best = torch.minimum(*(target.many(next_states, actions) for target in targets)).max(dim=1)
-            log_pi = log_pi.gather(1, best[:, None]).squeeze(1)
+            next_states = next_states[:, None].expand(-1, actions.shape[1], -1)
         else:
             actions, log_pi = squash(mean, log_std, eps)
-            values = torch.minimum(
-                self.critic_1_target(next_states, actions), self.critic_2_target(next_states, actions)
-            )
+        values = torch.minimum(self.critic_1_target(next_states, actions), self.critic_2_target(next_states, actions))
+        if self.config.max_target_backup:
+            values, best = values.max(dim=1)
+            log_pi = log_pi.gather(1, best[:, None]).squeeze(1)
         return values - alpha * log_pi if self.config.backup_entropy else values
 
 
@@ -216,7 +226,7 @@ class TanhGaussianActor(nn.Module):
 
 
 class CQLCritic(nn.Module):
-    """States (B, H) and actions to values, for one action or many per state."""
+    """States and actions to values."""
 
     def __init__(self, state_dim: int, action_dim: int, hidden_sizes: tuple[int, ...]) -> None:
         super().__init__()
@@ -224,21 +234,8 @@ class CQLCritic(nn.Module):
         initialise(self.network, orthogonal=True)
 
     def forward(self, states: Tensor, actions: Tensor) -> Tensor:
-        """The value (B,) of actions (B, Z)."""
+        """The values (...,) of actions (..., Z) at states (..., H)."""
         return self.network(torch.cat([states, actions], dim=-1)).squeeze(-1)
-
-    def many(self, states: Tensor, actions: Tensor) -> Tensor:
-        """The values (B, n) of actions (B, n, Z) at states (B, H).
-
-        The states' share of the first layer is computed once, not n times.
-        """
-        first, *rest = self.network
-        assert isinstance(first, nn.Linear)
-        state_weight, action_weight = first.weight.split([states.shape[1], actions.shape[2]], dim=1)
-        hidden = F.linear(states, state_weight, first.bias)[:, None] + F.linear(actions, action_weight)
-        for layer in rest:
-            hidden = layer(hidden)
-        return hidden.squeeze(-1)
 
 
 def initialise(network: nn.Sequential, orthogonal: bool) -> None:

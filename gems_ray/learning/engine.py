@@ -228,7 +228,8 @@ def make_engine(
     Args:
         algorithm: what learns.
         sampler: what it learns from.
-        mode: `on`, `off`, or `auto`: on CUDA, and on a CPU for runs of 100,000 updates and more, where a compiler is.
+        mode: `on`, `off`, or `auto`: where a compiler is, on CUDA, and on a CPU for runs of 100,000 updates and more of
+            an algorithm that sees each transition once; CQL's large matrix products gain nothing.
         updates: length of the run.
         warn: told when `auto` goes on without the compiler because it fails.
     Raises:
@@ -254,7 +255,8 @@ def make_engine(
     missing = missing_for_compilation(cuda)
     if mode == "on" and missing:
         raise DeviceError(f"training.compile on: {missing} is not here. Install it, or set training.compile to off.")
-    if mode == "on" or (not missing and (cuda or updates >= UPDATES_WORTH_COMPILING)):
+    worth_it = cuda or (updates >= UPDATES_WORTH_COMPILING and algorithm.pairs_per_transition == 1)
+    if mode == "on" or (not missing and worth_it):
         return CompiledEngine(algorithm, sampler, on_failure)
     return Engine(algorithm, sampler)
 

@@ -432,7 +432,7 @@ class TestCQL:
     @pytest.mark.parametrize(("low", "high"), [(None, None), (-0.3, 0.2), (0.0, None)])
     @pytest.mark.parametrize(("rows", "sharpness"), [(1, 1.0), (70, 1.0), (70, 100.0)])
     def test_written_out_gradient_is_that_of_the_loss(self, importance, low, high, rows, sharpness):
-        """The loss of the docstring through autograd; 70 states of 31 actions are several parts.
+        """The loss of the docstring through autograd.
 
         Where densities differ by orders of magnitude, most of the actions are left out of the backward pass.
         """
@@ -447,7 +447,7 @@ class TestCQL:
         target = torch.randn(rows, generator=generator, dtype=torch.float64)
         weight, temperature = torch.tensor(3.0, dtype=torch.float64), 1.7
 
-        values = critic.many(states, actions)
+        values = critic(states[:, None].expand(-1, 31, -1), actions)
         predicted = values[:, -1]
         scores = values if density is None else values[:, :-1] - density
         gap = temperature * torch.logsumexp(scores / temperature, dim=1) - predicted
@@ -460,6 +460,57 @@ class TestCQL:
         found = conservative_gradients(parameters, pairs, density, target, weight, temperature, low, high, 0.5)
         for ours, theirs in zip(found, expected, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+
+    @pytest.mark.parametrize("tuned", [True, False])
+    def test_multiplied_entropy_temperature_by_hand(self, tuned):
+        """alpha = 0.3 exp(log alpha), and 0.3 where it is fixed, in the losses of the actor and of the critics."""
+        settings = {"automatic_entropy_tuning": tuned, "alpha_multiplier": 0.3, "actor_learning_rate": 0.01}
+        algorithm = make("cql", alpha=0.0, backup_entropy=True, **settings)
+        for network in algorithm.networks.values():
+            network.double()
+        critics = algorithm.critic_1, algorithm.critic_2
+        for step in range(3):
+            batch, noise = random_batch(seed=step), algorithm.draw_noise(64)
+            states, actions, rewards, next_states, dones = (column.double() for column in batch)
+            log_alpha = algorithm.log_alpha().item()
+            temperature = 0.3 * np.exp(log_alpha) if tuned else 0.3
+            with torch.no_grad():
+                chosen, log_pi = self.sample(algorithm, states, noise["pi_eps"])
+                following, next_log_pi = self.sample(algorithm, next_states, noise["next_eps"])
+                q = torch.minimum(*(critic(states, chosen) for critic in critics))
+                targets = algorithm.critic_1_target, algorithm.critic_2_target
+                next_q = torch.minimum(*(target(next_states, following) for target in targets))
+                y = rewards[:, 0] + 0.99 * (1 - dones[:, 0]) * (next_q - temperature * next_log_pi)
+                errors = [((critic(states, actions) - y) ** 2).mean().item() for critic in critics]
+            losses = {name: value.item() for name, value in algorithm.update(batch, noise).items()}
+            assert losses["alpha_entropy"] == pytest.approx(temperature, rel=1e-12)
+            assert losses["actor_loss"] == pytest.approx((temperature * log_pi - q).mean().item(), rel=1e-10)
+            assert losses["critic_loss"] == pytest.approx(sum(errors), rel=1e-10)
+            if step == 0:  # Adam's first step is as long as its rate; entropy above its target lowers the temperature
+                downhill = np.sign(log_pi.mean().item() - 32)
+                assert algorithm.log_alpha().item() == pytest.approx(0.01 * downhill if tuned else 0, rel=1e-6)
+        assert (algorithm.log_alpha().item() == 0) == (not tuned)
+
+    @staticmethod
+    def sample(algorithm, states, eps):
+        """Actions and log-densities by torch's own change of variables."""
+        mean, log_std = algorithm.actor.gaussian(states)
+        normal, tanh = torch.distributions.Normal(mean, log_std.exp()), torch.distributions.TanhTransform(cache_size=1)
+        before = mean + log_std.exp() * eps
+        return tanh(before), torch.distributions.TransformedDistribution(normal, tanh).log_prob(tanh(before)).sum(1)
+
+    def test_fixed_entropy_temperature_resumes_exactly(self):
+        settings = {"automatic_entropy_tuning": False, "alpha_multiplier": 0.2}
+        whole, first, second = make("cql", **settings), make("cql", **settings), make("cql", seed=5, **settings)
+        for step in range(6):
+            whole.update(random_batch(seed=step))
+        for step in range(3):
+            first.update(random_batch(seed=step))
+        second.load_state_dict(first.state_dict())
+        for step in range(3, 6):
+            losses = second.update(random_batch(seed=step))
+        assert losses["alpha_entropy"].item() == pytest.approx(0.2)
+        assert_same(whole.state_dict(), second.state_dict())
 
     def test_first_weights_are_those_of_corl(self):
         """Critics: orthogonal, and a last layer of norm 0.01. Actor: torch's own hidden layers and a small last one."""

@@ -145,6 +145,8 @@ def test_which_engine_runs(monkeypatch):
         for case in (("off", 10**6), ("auto", 10), ("auto", 10**6), ("on", 10))
     ]
     assert kinds == [Engine, Engine, CompiledEngine, CompiledEngine]
+    assert type(make_engine(*parts("cql"), "auto", 10**6)) is Engine
+    assert type(make_engine(*parts("cql"), "on", 10)) is CompiledEngine
     slow, _ = parts("td3_bc", policy_freq=9)
     assert type(make_engine(slow, sampler, "auto", 10**6)) is Engine
     with pytest.raises(DeviceError, match="repeats after 9 updates, and at most 8"):
