@@ -214,6 +214,7 @@ AnyAlgorithm = Algorithm[Any]
 
 
 def soft_update(targets: Sequence[Tensor], sources: Sequence[Tensor], tau: float) -> None:
-    """Moves every target towards its source by the share tau, all tensors in one call."""
+    """Moves every target towards its source by the share tau."""
     with torch.no_grad():
-        torch._foreach_lerp_(list(targets), list(sources), tau)
+        for target, source in zip(targets, sources, strict=True):
+            target.lerp_(source, tau)

@@ -15,7 +15,6 @@ from gems_ray.errors import DatasetError
 from gems_ray.flat_state import FlatState
 from gems_ray.rng import stream_seed
 
-BLOCK_BATCHES = 64  # batches whose row numbers are drawn at once
 GPU_SHARE_OF_DATASET = 0.5  # of the free memory, at most
 # What torch gathers by row; it knows further unsigned types by name only.
 TORCH_TYPES = {"bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64"}
@@ -69,9 +68,6 @@ class Sampler(ABC, Generic[B]):
         self._kept: Tensor | None = None
         # Row numbers come from the CPU's generator on every device: the same batches everywhere.
         self._generator = torch.Generator().manual_seed(stream_seed(seed, "batch"))
-        self._block_start = self._generator.get_state()
-        self._block = torch.empty((0, 0), dtype=torch.int64)
-        self._position = 0
 
     @property
     def steps_per_row(self) -> int:
@@ -130,42 +126,25 @@ class Sampler(ABC, Generic[B]):
 
     def draw(self, batch_size: int) -> Tensor:
         """The row numbers (B,) int64 of the next batch."""
-        if self._block.shape[1:] != (batch_size,) or self._position == len(self._block):
-            self._draw_block(batch_size)
-        rows = self._block[self._position]
-        self._position += 1
-        return rows
+        count = len(self) if self._kept is None else len(self._kept)
+        drawn = torch.randint(count, (batch_size,), generator=self._generator)
+        rows = drawn if self._kept is None else self._kept[drawn]
+        return rows.to(self.device) if self.on_device else rows
 
     @abstractmethod
     def rows(self, rows: Tensor) -> B:
         """The batch of the given row numbers (B,) int64."""
 
     def state_dict(self) -> FlatState:
-        """Random state, position in the block of row numbers, and normaliser."""
-        return {
-            "block_start": self._block_start.clone(),
-            "block_position": torch.tensor([self._position, self._block.shape[1]]),
-            **{name: value.cpu().clone() for name, value in self.normalizer._asdict().items()},
-        }
+        """Random state and normaliser."""
+        normalizer = {name: value.cpu().clone() for name, value in self.normalizer._asdict().items()}
+        return {"generator": self._generator.get_state(), **normalizer}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Continues where `state_dict` was taken."""
         for name, value in self.normalizer._asdict().items():
             value.copy_(state[name])  # in place: compiled code holds on to these tensors
-        self._generator.set_state(state["block_start"])
-        position, batch_size = state["block_position"].tolist()
-        self._block, self._position = torch.empty((0, 0), dtype=torch.int64), 0
-        if batch_size:
-            self._draw_block(batch_size)
-            self._position = position
-
-    def _draw_block(self, batch_size: int) -> None:
-        self._block_start = self._generator.get_state()
-        count = len(self) if self._kept is None else len(self._kept)
-        block = torch.randint(count, (BLOCK_BATCHES, batch_size), generator=self._generator)
-        block = block if self._kept is None else self._kept[block]
-        self._block = block.to(self.device) if self.on_device else block
-        self._position = 0
+        self._generator.set_state(state["generator"])
 
     def _gather(self, values: Tensor, rows: Tensor) -> Tensor:
         if self.on_device:

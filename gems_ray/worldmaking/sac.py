@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from gems_ray.algorithms.base import soft_update
 from gems_ray.networks import mlp
 from gems_ray.world.agent import BehaviorAgent
 
@@ -143,9 +144,8 @@ class SacGems:
         self._step("alpha", alpha_loss)
         self.alpha = self.log_alpha.detach().exp()
 
-        with torch.no_grad():
-            for critic, slow in ((self.critic_1, self.critic_1_target), (self.critic_2, self.critic_2_target)):
-                torch._foreach_lerp_(list(slow.parameters()), list(critic.parameters()), self.config.tau)
+        for critic, slow in ((self.critic_1, self.critic_1_target), (self.critic_2, self.critic_2_target)):
+            soft_update(list(slow.parameters()), list(critic.parameters()), self.config.tau)
         return SacLosses(critic_loss.detach(), actor_loss.detach(), alpha_loss.detach())
 
     def _step(self, name: str, loss: Tensor) -> None:

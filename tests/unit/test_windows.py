@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gems_ray.data.sampler import BLOCK_BATCHES, Sampler
+from gems_ray.data.sampler import Sampler
 from gems_ray.data.windows import WindowBuffer
 from tests.unit.test_data import plain_arrays
 
@@ -75,14 +75,14 @@ def test_gathered_on_the_host_is_the_same(episodes, monkeypatch):
         assert torch.equal(ours, theirs)
 
 
-@pytest.mark.parametrize("batches", [0, 1, 5, BLOCK_BATCHES, BLOCK_BATCHES + 1])
+@pytest.mark.parametrize("batches", [0, 1, 5, 64])
 def test_continues_at_any_position(batches):
     arrays = plain_arrays(50)
     first, second = windows(arrays, seed=1), windows(arrays, seed=2)
     for _ in range(batches):
         first.sample(4)
     second.load_state_dict(first.state_dict())
-    for _ in range(BLOCK_BATCHES + 2):
+    for _ in range(10):
         for ours, theirs in zip(first.sample(4), second.sample(4), strict=True):
             assert torch.equal(ours, theirs)
 
