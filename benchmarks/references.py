@@ -59,7 +59,7 @@ def check_ranker(folder: Path) -> tuple[GemsRanker, ActionBox]:
         print(f"ranker: {name} loss {float(loss.total.detach()):.6f}, recorded {expected:.6f}")
     with np.load(folder / "published" / "logged_slates_diffuse_topdown.npz", allow_pickle=False) as file:
         slates, clicks = file["slate"][:1000].reshape(-1, 10), file["clicks"][:1000].reshape(-1, 10)
-    bounds = ranker.action_bounds(torch.from_numpy(slates.astype(np.int64)), torch.from_numpy(clicks))
+    bounds = ranker.action_box(torch.from_numpy(slates.astype(np.int64)), torch.from_numpy(clicks))
     center, scale = (_largest(getattr(bounds, name), recorded[f"action_{name}"]) for name in ("center", "scale"))
     print(f"ranker: action center {center}, scale {scale}")
     return ranker.requires_grad_(False), bounds

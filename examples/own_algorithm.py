@@ -5,7 +5,6 @@ Run it with `python examples/own_algorithm.py --updates 10000`.
 
 import argparse
 
-from gems_ray.algorithms.networks import DeterministicActor
 from pydantic import Field
 from torch import Tensor
 
@@ -14,6 +13,7 @@ from gems_ray.algorithms.adam import Adam
 from gems_ray.algorithms.base import AlgorithmConfig, Noise
 from gems_ray.algorithms.transitions import TransitionAlgorithm
 from gems_ray.data.experience import Batch
+from gems_ray.networks import DeterministicActor
 from gems_ray.policies.latents import SampledAgent
 
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 import gems_ray
+from gems_ray.action_box import ActionBox
 from gems_ray.policies.latents import RandomLatents
-from gems_ray.world.ranker import ActionBounds
 
 
 class KeepWhatWorks(gems_ray.Policy):
@@ -26,7 +26,7 @@ class KeepWhatWorks(gems_ray.Policy):
         enough: clicks on a slate for which it is shown again.
     """
 
-    def __init__(self, bounds: ActionBounds, enough: int) -> None:
+    def __init__(self, bounds: ActionBox, enough: int) -> None:
         self.enough = enough
         self.explorer = RandomLatents(bounds)
 
@@ -53,7 +53,7 @@ class KeepWhatWorks(gems_ray.Policy):
     @classmethod
     def restore(cls, description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "KeepWhatWorks":
         """The policy that was saved."""
-        bounds = ActionBounds(*(np.asarray(tensors[name]) for name in ("center", "scale")))
+        bounds = ActionBox(*(np.asarray(tensors[name]) for name in ("center", "scale")))
         return cls(bounds, description["enough"])
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from gems_ray.errors import ConfigError
 
@@ -236,7 +236,7 @@ class Run:
         Raises:
             RunFolderError: a file of the folder is damaged.
         """
-        from gems_ray.results.reports import metrics_frame
+        from gems_ray.results.tables import metrics_frame
 
         return metrics_frame(self.folder)
 
@@ -258,7 +258,6 @@ class Run:
         """
         from gems_ray.results.search import trials_frame
 
-        self._check_search()
         return trials_frame(self.folder)
 
     def candidates(self) -> "pd.DataFrame":
@@ -269,14 +268,24 @@ class Run:
         """
         from gems_ray.results.search import candidates_frame
 
-        self._check_search()
         return candidates_frame(self.folder)
 
-    def _check_search(self) -> None:
-        from gems_ray.errors import RunFolderError
+    def policy(self, cell: str, checkpoint: Literal["best", "last"] = "best", device: str = "cpu") -> "Policy":
+        """What a cell has learned.
 
-        if not self.experiment.search:
-            raise RunFolderError(f"{self.path}: the run of a grid, which has no trials. Its cells are in `cells()`.")
+        Args:
+            cell: its name, or a part of the name that no other cell has.
+            checkpoint: the best one on the validation users, or the last one.
+            device: where the networks live.
+        Raises:
+            RunFolderError: there is no such cell, or it has no such checkpoint yet.
+            UnknownNameError: its algorithm is not installed here.
+        Example:
+            policy = gems_ray.open_run("runs/demo").policy("diffuse_mix-td3_bc-seed0")
+        """
+        from gems_ray.execution.cell_run import read_policy
+
+        return read_policy(self.folder, self.folder.find_cell(cell), checkpoint, device)
 
 
 def _checked(experiment: "str | Path | Mapping[str, Any] | Experiment") -> "Experiment":

@@ -8,19 +8,23 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from gems_ray import metrics
+from gems_ray.algorithms.policy import LearnedPolicy
 from gems_ray.checkpoints import read_checkpoint, read_facts, write_checkpoint
 from gems_ray.data.schema import Dataset
 from gems_ray.data.trajectories import last_steps
-from gems_ray.errors import CheckpointError, GemsRayError, WorldError
+from gems_ray.errors import CheckpointError, GemsRayError, RunFolderError, WorldError
 from gems_ray.evaluation.offline import OfflineEvaluator, hold_out
 from gems_ray.evaluation.returns import Evaluator
 from gems_ray.experiments.cell_folder import DIVERGED, ENDED, FAILED, FINISHED, CellFolder, set_aside
 from gems_ray.experiments.records import CellResult, FinalEvaluations, Fingerprints, ValidationReturns
+from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.flat_state import load_modules
 from gems_ray.learning.trainer import Report, Trainer
+from gems_ray.policies.base import Policy
 from gems_ray.world.bundle import World
 
 # What a torn or foreign checkpoint raises while it is read or loaded; RuntimeError: layers of other sizes.
@@ -226,6 +230,42 @@ class CellRun:
         )
         self.folder.write_result(result)
         self.log.info("%s", result.status)
+
+
+def read_policy(run: RunFolder, cell: CellFolder, checkpoint: str, device: str = "cpu") -> Policy:
+    """The policy of a cell's checkpoint.
+
+    Args:
+        run: folder of the run, which says where algorithms from outside the package are.
+        cell: one of its cells.
+        checkpoint: `best` or `last`.
+        device: where the networks live.
+    Raises:
+        RunFolderError: there is no such checkpoint, or it is damaged.
+    """
+    description, path = cell.description, cell.best_checkpoint if checkpoint == "best" else cell.last_checkpoint
+    try:
+        tensors = load_file(path)
+        if checkpoint == "last":  # a trainer's whole state
+            parts = {"algorithm.": "", "buffer.": "normalizer."}
+            tensors = {
+                name + key.removeprefix(part): value
+                for key, value in tensors.items()
+                for part, name in parts.items()
+                if key.startswith(part)
+            }
+        facts = {
+            "algorithm": run.experiment().imports.get(description.algorithm, description.algorithm),
+            "settings": description.settings,
+            "state_dim": len(tensors["normalizer.state_mean"]),
+            "action_dim": len(tensors["normalizer.action_center"]),
+            "policy": {},
+        }
+        return LearnedPolicy.restore(facts, tensors, device)
+    except FileNotFoundError:
+        raise RunFolderError(f"{path}: no such checkpoint. The cell is {cell.status}.") from None
+    except (SafetensorError, KeyError, RuntimeError) as error:
+        raise RunFolderError(f"{path}: cannot be read ({str(error).splitlines()[0]}).") from None
 
 
 def describe_report(report: Mapping[str, float], max_timesteps: int) -> str:

@@ -119,7 +119,7 @@ class GemsRanker(nn.Module):
         return slates.reshape(-1, config.slate_size)
 
     @torch.no_grad()
-    def action_bounds(self, slates: Tensor, clicks: Tensor) -> ActionBox:
+    def action_box(self, slates: Tensor, clicks: Tensor) -> ActionBox:
         """The box that holds mu - std and mu + std of logged slates (B, K) and clicks (B, K), per dimension."""
         mu, log_variance = self.encode(slates, clicks)
         deviation = torch.exp(0.5 * log_variance)

@@ -76,7 +76,7 @@ def train_world(recipe: WorldRecipe, folder: Path, command: str, progress: Progr
         _append(folder / RANKER_LOG, epoch, clock.save())
         progress(epoch, clock.seconds())
     ranker = ranker_trainer.best.requires_grad_(False)
-    bounds = _action_bounds(ranker, sessions)
+    bounds = _action_box(ranker, sessions)
 
     trainer = AgentTrainer(recipe.environment, items, ranker, bounds, recipe.agent_training, recipe.seed)
     if (checkpoint := work / "agent.safetensors").exists():
@@ -117,11 +117,11 @@ def _claim(folder: Path, work: Path, recipe: WorldRecipe) -> None:
         )
 
 
-def _action_bounds(ranker: GemsRanker, sessions: SlateEpisodes) -> ActionBox:
+def _action_box(ranker: GemsRanker, sessions: SlateEpisodes) -> ActionBox:
     slots = sessions.slates.shape[-1]
     slates = sessions.slates[:BOUNDS_SESSIONS, 1:].reshape(-1, slots).astype(np.int64)
     clicks = sessions.clicks[:BOUNDS_SESSIONS, 1:].reshape(-1, slots)
-    return ranker.action_bounds(torch.from_numpy(slates), torch.from_numpy(clicks))
+    return ranker.action_box(torch.from_numpy(slates), torch.from_numpy(clicks))
 
 
 def _agents(trainer: AgentTrainer, ranker: GemsRanker, bounds: ActionBox) -> dict[str, BehaviorAgent]:

@@ -78,9 +78,9 @@ class TestRanker:
             expected = ranker.logits(latents)[0].argmax(dim=-1)
         np.testing.assert_array_equal(ranker.decode(latents), expected.numpy())
 
-    def test_action_bounds_hold_mean_and_deviation(self, ranker):
+    def test_action_box_holds_mean_and_deviation(self, ranker):
         slates, clicks, _ = batch(50)
-        bounds = ranker.action_bounds(slates, clicks)
+        bounds = ranker.action_box(slates, clicks)
         with torch.no_grad():
             mu, log_variance = ranker.encode(slates, clicks)
         low = (mu - (0.5 * log_variance).exp()).numpy().min(axis=0)
