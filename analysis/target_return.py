@@ -2,8 +2,8 @@
 
     python analysis/target_return.py runs/comparison_mixed_decision_transformer --asked 100 200 300 400
 
-The last checkpoint of every cell plays the test users once for every return that is asked for. The table shows means over
-seeds and their deviation.
+The last checkpoint of every cell plays the test users once for every return that is asked for. The table shows means
+over seeds and their deviation.
 """
 
 import argparse
