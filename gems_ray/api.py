@@ -290,7 +290,8 @@ class Run:
 
 def _checked(experiment: "str | Path | Mapping[str, Any] | Experiment") -> "Experiment":
     """The experiment; every name and setting in it exists."""
-    from gems_ray.experiments.spec import Experiment, check_experiment, load_experiment
+    from gems_ray.experiments.check import check_experiment, load_experiment
+    from gems_ray.experiments.spec import Experiment
 
     if isinstance(experiment, str | Path):
         return load_experiment(Path(experiment))

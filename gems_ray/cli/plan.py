@@ -26,7 +26,7 @@ def plan(
     Lists every cell, compares what it asks for with this machine or a cluster, estimates time, memory and disk. Runs
     nothing.
     """
-    from gems_ray.experiments.spec import load_experiment
+    from gems_ray.experiments.check import load_experiment
 
     print_plan(load_experiment(config), run_path(storage, config.stem if name is None else name), address)
 

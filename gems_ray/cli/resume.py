@@ -19,8 +19,8 @@ def resume(
     """
     from gems_ray.cli.outcome import resume_command, run_and_print
     from gems_ray.cli.progress import CellsListener
+    from gems_ray.experiments.check import load_experiment
     from gems_ray.experiments.run_folder import EXPERIMENT, RunFolder
-    from gems_ray.experiments.spec import load_experiment
 
     experiment = load_experiment(RunFolder.open(run).path / EXPERIMENT)
     again = resume_command(run, address, study_storage)

@@ -28,7 +28,7 @@ def search(
     from gems_ray.cli.plan import print_plan
     from gems_ray.cli.progress import CellsListener
     from gems_ray.errors import ConfigError
-    from gems_ray.experiments.spec import load_experiment
+    from gems_ray.experiments.check import load_experiment
     from gems_ray.program import program_name
 
     experiment = load_experiment(config)

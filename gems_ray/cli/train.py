@@ -48,7 +48,7 @@ def train(
     from gems_ray.cli.outcome import run_and_print
     from gems_ray.cli.paths import run_path
     from gems_ray.cli.progress import ConsoleListener
-    from gems_ray.experiments.spec import check_experiment
+    from gems_ray.experiments.check import check_experiment
     from gems_ray.learning.trainer import resolve_device
     from gems_ray.program import same_command
 

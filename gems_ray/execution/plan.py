@@ -14,8 +14,9 @@ from gems_ray.execution.listener import RunListener
 from gems_ray.execution.run import resolve_search
 from gems_ray.execution.sources import check_target, dataset_path, open_source, open_world
 from gems_ray.experiments.cell_folder import ENDED
+from gems_ray.experiments.check import check_placement
 from gems_ray.experiments.run_folder import RunFolder, check_free
-from gems_ray.experiments.spec import Cell, Experiment, check_placement
+from gems_ray.experiments.spec import Cell, Experiment
 from gems_ray.learning.estimate import Estimate, estimate
 from gems_ray.world.bundle import World
 

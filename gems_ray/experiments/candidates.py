@@ -12,10 +12,11 @@ from typing import Any
 
 from gems_ray.config import dump_yaml
 from gems_ray.experiments.cell_folder import FAILED, PRUNED, WITH_RESULT, CellFolder
+from gems_ray.experiments.check import all_settings
 from gems_ray.experiments.objectives import FQE, RETURN, result_value
 from gems_ray.experiments.records import CandidateRecord, TrialRecord
 from gems_ray.experiments.run_folder import BEST, RunFolder
-from gems_ray.experiments.spec import Cell, Experiment, SearchSpec, all_settings
+from gems_ray.experiments.spec import Cell, Experiment, SearchSpec
 from gems_ray.files import write_text_atomically
 
 COMPLETE = "complete"

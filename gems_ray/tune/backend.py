@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from gems_ray.execution.interruption import RunInterrupted, first_signal
 from gems_ray.execution.run import OpenRun
-from gems_ray.experiments.spec import Cell, Experiment, check_placement
+from gems_ray.experiments.check import check_placement
+from gems_ray.experiments.spec import Cell, Experiment
 from gems_ray.learning.trainer import resolve_device
 
 if TYPE_CHECKING:

@@ -19,12 +19,13 @@ from ray.tune.search.optuna import OptunaSearch
 from gems_ray.errors import StudyError
 from gems_ray.experiments.candidates import COMPLETE, read_trial, search_of, trial_cells
 from gems_ray.experiments.cell_folder import ENDED, FAILED, PRUNED, CellFolder
+from gems_ray.experiments.check import all_settings
 from gems_ray.experiments.objectives import MEASURED, reported_value
 from gems_ray.experiments.records import CellResult, TrialRecord
 from gems_ray.experiments.run_folder import EXPERIMENT as RECORD
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.experiments.space import Params, Space
-from gems_ray.experiments.spec import Cell, Experiment, all_settings, search_domains
+from gems_ray.experiments.spec import Cell, Experiment, search_domains
 from gems_ray.experiments.study import StudyPlace, make_sampler
 from gems_ray.metrics import STEP
 from gems_ray.rng import stream_seed

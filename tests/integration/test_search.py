@@ -17,8 +17,8 @@ import pytest
 import yaml
 
 from gems_ray.experiments.candidates import with_objectives
+from gems_ray.experiments.check import load_experiment
 from gems_ray.experiments.run_folder import RunFolder
-from gems_ray.experiments.spec import load_experiment
 from gems_ray.machine import machine_report
 from tests.integration.conftest import end_family, wait_for
 

@@ -3,8 +3,8 @@
 import pytest
 
 from gems_ray.evaluation.record import Evaluation
+from gems_ray.experiments.check import check_experiment
 from gems_ray.experiments.run_folder import RunFolder
-from gems_ray.experiments.spec import check_experiment
 from gems_ray.machine import machine_report
 
 MACHINE = machine_report()

@@ -15,8 +15,8 @@ import torch
 import gems_ray
 from gems_ray.errors import ConfigError, DatasetError, RunFolderError, WorldError
 from gems_ray.evaluation.returns import Evaluator
+from gems_ray.experiments.check import check_experiment
 from gems_ray.experiments.run_folder import RunFolder
-from gems_ray.experiments.spec import check_experiment
 from gems_ray.machine import machine_report
 from gems_ray.policies.latents import MeanAgent, RandomLatents, SampledAgent
 from gems_ray.policies.slates import SlatePolicy
@@ -245,7 +245,7 @@ class TestOpenRun:
         RunFolder.create(tmp_path / "run", check_experiment({"environment": "diffuse_mix"}), machine_report())
         run = gems_ray.open_run(str(tmp_path / "run"))
         for read in (run.trials, run.candidates):
-            with pytest.raises(RunFolderError, match="which has no trials"):
+            with pytest.raises(RunFolderError, match="which has neither trials nor candidates"):
                 read()
         with pytest.raises(RunFolderError, match="not a run folder"):
             gems_ray.open_run(tmp_path)
@@ -272,3 +272,29 @@ class TestAnalysis:
         assert curves["run"].tolist() == ["mine", "mine"]
         assert curves[["updates", "mean", "count"]].to_numpy().tolist() == [[0, 12, 2], [50, 62, 2]]
         assert curves["std"].tolist() == pytest.approx([8**0.5] * 2)
+
+
+def test_policy_of_a_cell(tmp_path, world, world_folder, dataset_file):
+    """Of the best or the last checkpoint; it scores what the result says."""
+    experiment = {
+        "environment": "diffuse_mix",
+        "settings": {"td3_bc": {"hidden_sizes": [8], "batch_size": 16}},
+        "worlds": {"diffuse_mix": str(world_folder)},
+        "dataset": {"file": str(dataset_file)},
+        "training": {"max_timesteps": 60, "evaluation_interval": 20},
+        "evaluation": {"validation_users": 3, "test_users": 6},
+    }
+    run = gems_ray.run(experiment, tmp_path / "run", in_process=True)
+    (cell,) = run.cells().to_dict("records")
+    for checkpoint in ("best", "last"):
+        policy = run.policy("td3_bc", checkpoint)
+        returns = gems_ray.evaluate(policy, world, users=6).return_mean
+        assert returns == pytest.approx(cell[f"{checkpoint}_return"], abs=1e-6)
+    with pytest.raises(RunFolderError, match="no cell's name contains `cql`"):
+        run.policy("cql")
+    (run.path / "cells" / cell["cell"] / "best.safetensors").write_bytes(b"torn")
+    with pytest.raises(RunFolderError, match="cannot be read"):
+        run.policy("td3_bc")
+    (run.path / "cells" / cell["cell"] / "last.safetensors").unlink()
+    with pytest.raises(RunFolderError, match="no such checkpoint"):
+        run.policy("td3_bc", "last")

@@ -8,9 +8,9 @@ import pytest
 
 from gems_ray.errors import RunFolderError
 from gems_ray.experiments.cell_folder import FAILED, FINISHED, RUNNING, UNFINISHED
+from gems_ray.experiments.check import check_experiment
 from gems_ray.experiments.records import CellResult
 from gems_ray.experiments.run_folder import RunFolder
-from gems_ray.experiments.spec import check_experiment
 from gems_ray.tune import cell_queue
 from gems_ray.tune.cell_queue import RETRIED, RETRIES, CellQueue, CellSearch
 from gems_ray.tune.run_end import RunEnd

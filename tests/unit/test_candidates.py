@@ -22,6 +22,7 @@ from gems_ray.experiments.candidates import (
     write_best,
 )
 from gems_ray.experiments.cell_folder import DIVERGED, FAILED, FINISHED, PRUNED
+from gems_ray.experiments.check import check_experiment, load_experiment
 from gems_ray.experiments.records import (
     CandidateRecord,
     CellResult,
@@ -30,7 +31,6 @@ from gems_ray.experiments.records import (
     ValidationReturns,
 )
 from gems_ray.experiments.run_folder import RunFolder
-from gems_ray.experiments.spec import check_experiment, load_experiment
 from gems_ray.results.search import candidates_frame, export, notes, rank_correlation, to_rich, trials_frame
 from tests.unit.conftest import MACHINE, evaluation
 

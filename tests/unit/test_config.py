@@ -6,7 +6,8 @@ import pytest
 
 from gems_ray.config import dump_yaml, load_config, parse_yaml_value, read_yaml
 from gems_ray.errors import ConfigError, DatasetError, Mistake
-from gems_ray.experiments.spec import Experiment, Resources, check_experiment, check_placement, load_experiment
+from gems_ray.experiments.check import check_experiment, check_placement, load_experiment
+from gems_ray.experiments.spec import Experiment, Resources
 
 GOOD = """\
 environment: [diffuse_mix]

@@ -8,10 +8,10 @@ from gems_ray.cli.console import console
 from gems_ray.cli.main import main
 from gems_ray.errors import RunFolderError
 from gems_ray.experiments.cell_folder import DIVERGED, ENDED, FAILED, FINISHED, PRUNED, RUNNING
+from gems_ray.experiments.check import check_experiment
 from gems_ray.experiments.progress import CellState, RunState, describe_seconds, read_cell, read_progress
 from gems_ray.experiments.records import CandidateRecord, CellResult, TrialRecord
 from gems_ray.experiments.run_folder import RunFolder
-from gems_ray.experiments.spec import check_experiment
 from tests.unit.conftest import MACHINE, make_run
 
 

@@ -15,6 +15,7 @@ from gems_ray.errors import RecordVersionError, RunFolderError
 from gems_ray.evaluation.record import Evaluation, OfflineEvaluation
 from gems_ray.experiments import records
 from gems_ray.experiments.candidates import read_trials
+from gems_ray.experiments.check import check_experiment
 from gems_ray.experiments.progress import read_progress
 from gems_ray.experiments.records import (
     CandidateRecord,
@@ -31,7 +32,6 @@ from gems_ray.experiments.records import (
     ValidationReturns,
 )
 from gems_ray.experiments.run_folder import RunFolder
-from gems_ray.experiments.spec import check_experiment
 from gems_ray.record import Record, RecordPart, read_record, write_record
 from gems_ray.results import search, tables
 from tests.unit.conftest import MACHINE, evaluation

@@ -12,10 +12,10 @@ import pytest
 from gems_ray.errors import RunFolderError
 from gems_ray.experiments.candidates import with_objectives
 from gems_ray.experiments.cell_folder import DIVERGED, FAILED, FINISHED, RUNNING
+from gems_ray.experiments.check import check_experiment, load_experiment
 from gems_ray.experiments.progress import read_cell, read_progress
 from gems_ray.experiments.records import REFERENCE_POLICIES, CellResult, DatasetFacts
 from gems_ray.experiments.run_folder import RunFolder
-from gems_ray.experiments.spec import check_experiment, load_experiment
 from gems_ray.results.tables import cells_frame
 from tests.unit.conftest import MACHINE, evaluation, make_run
 

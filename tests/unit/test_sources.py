@@ -7,8 +7,8 @@ import pytest
 from gems_ray.errors import DatasetError, WorldError
 from gems_ray.execution.listener import RunListener
 from gems_ray.execution.sources import check_target, open_source, write_references
+from gems_ray.experiments.check import check_experiment
 from gems_ray.experiments.run_folder import RunFolder
-from gems_ray.experiments.spec import check_experiment
 from tests.conftest import make_world
 
 MIXED = {"quality": "mixed", "episodes": 12}

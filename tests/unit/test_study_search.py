@@ -8,9 +8,9 @@ from optuna.trial import TrialState
 from gems_ray.errors import StudyError
 from gems_ray.experiments.candidates import trial_cells, with_objectives
 from gems_ray.experiments.cell_folder import FAILED, FINISHED
+from gems_ray.experiments.check import check_experiment
 from gems_ray.experiments.records import CellResult, TrialRecord
 from gems_ray.experiments.run_folder import RunFolder
-from gems_ray.experiments.spec import check_experiment
 from gems_ray.experiments.study import open_study
 from gems_ray.tune.cell_queue import CellQueue
 from gems_ray.tune.run_end import RunEnd

@@ -9,9 +9,9 @@ from rich.console import Console
 
 from gems_ray import metrics
 from gems_ray.experiments.cell_folder import DIVERGED, FAILED, FINISHED
+from gems_ray.experiments.check import check_experiment
 from gems_ray.experiments.records import CellResult, FinalEvaluations, References
 from gems_ray.experiments.run_folder import RunFolder
-from gems_ray.experiments.spec import check_experiment
 from gems_ray.results.tables import cells_frame, export, notes, result_frame, to_markdown, to_rich
 from tests.unit.conftest import MACHINE, evaluation
 

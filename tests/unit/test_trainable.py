@@ -7,8 +7,8 @@ import pytest
 import ray
 from ray.exceptions import ObjectLostError
 
+from gems_ray.experiments.check import check_experiment
 from gems_ray.experiments.run_folder import RunFolder
-from gems_ray.experiments.spec import check_experiment
 from gems_ray.tune import trainable
 from gems_ray.tune.trainable import CellTrainable
 from tests.unit.conftest import MACHINE

@@ -17,8 +17,9 @@ from gems_ray.evaluation.offline import hold_out
 from gems_ray.evaluation.returns import Evaluator, check_world
 from gems_ray.execution.cell_run import CellRun
 from gems_ray.experiments.cell_folder import DIVERGED, FINISHED, CellFolder
+from gems_ray.experiments.check import check_experiment
 from gems_ray.experiments.run_folder import RunFolder
-from gems_ray.experiments.spec import Divergence, check_experiment
+from gems_ray.experiments.spec import Divergence
 from gems_ray.learning import memory
 from gems_ray.learning.diagnostics import DivergenceWatch, value_bound
 from gems_ray.learning.engine import missing_for_compilation
