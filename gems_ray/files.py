@@ -22,6 +22,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def nearest_existing(path: Path) -> Path:
+    """The path itself, or as much of it as exists."""
+    return next(part for part in (path, *path.absolute().parents) if part.exists())
+
+
 def log_handler(path: Path, form: str) -> logging.Handler:
     """A handler that adds to a log file, and stays silent where that is impossible: a full disk is told elsewhere."""
     handler = logging.FileHandler(path, encoding="utf-8", delay=True)

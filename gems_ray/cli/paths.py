@@ -34,7 +34,8 @@ def check_folder(path: Path, option: str) -> None:
         ConfigError: it is a file, or would lie below one.
     """
     from gems_ray.errors import ConfigError
+    from gems_ray.files import nearest_existing
 
-    place = next(place for place in (path, *path.absolute().parents) if place.exists())
+    place = nearest_existing(path)
     if not place.is_dir():
         raise ConfigError(f"{path}: expected a folder, but `{place}` is a file. Choose another {option}.")

@@ -17,6 +17,7 @@ from gems_ray.experiments.cell_folder import ENDED
 from gems_ray.experiments.check import check_placement
 from gems_ray.experiments.run_folder import RunFolder, check_free
 from gems_ray.experiments.spec import Cell, Experiment
+from gems_ray.files import nearest_existing
 from gems_ray.learning.estimate import Estimate, estimate
 from gems_ray.world.bundle import World
 
@@ -175,7 +176,7 @@ def _plan_data(
 def _writable_part(experiment: Experiment, path: Path) -> Path:
     """The part of a run folder's path that exists; it must be writable."""
     check_free(path, experiment)
-    place = next(place for place in (path, *path.absolute().parents) if place.exists())
+    place = nearest_existing(path)
     if not (place.is_dir() and os.access(place, os.W_OK)):
         raise RunFolderError(f"{path}: cannot be written to ({place}). Choose another --storage.")
     return place

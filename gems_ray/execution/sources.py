@@ -13,6 +13,7 @@ from gems_ray.execution.listener import RunListener
 from gems_ray.experiments.records import DatasetFacts, References
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.experiments.spec import DatasetSpec, Experiment
+from gems_ray.files import nearest_existing
 from gems_ray.program import command_line
 from gems_ray.world.bundle import World, find_world
 from gems_ray.worldmaking.collect import collect_dataset
@@ -108,7 +109,7 @@ def check_target(path: Path, where: str) -> None:
     """
     if path.is_dir():
         raise DatasetError(f"{where}: expected a file to write, found the folder `{path}`. Name an npz file.")
-    place = next(parent for parent in path.absolute().parents if parent.exists())
+    place = nearest_existing(path.absolute().parent)
     if not (place.is_dir() and os.access(place, os.W_OK)):
         kind = "a folder without permission to write" if place.is_dir() else "a file"
         raise DatasetError(f"{where}: `{path}` cannot be written, `{place}` is {kind}. Choose another place.")
