@@ -1,4 +1,4 @@
-"""`run_tune.py train`: one experiment in this process, without Ray."""
+"""`run_tune.py train`: one cell in this process, without Ray."""
 
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,7 +41,7 @@ def train(
     storage: Annotated[Path, typer.Option(help="Folder of the run folders.")] = Path("runs"),
     name: Annotated[str | None, typer.Option(help="Name of the run folder [default: from the settings].")] = None,
 ) -> None:
-    """Train one experiment without Ray. The same command continues an interrupted one."""
+    """Train one cell without Ray. The same command continues an interrupted one."""
     import torch
 
     from gems_ray.cli.console import print_line

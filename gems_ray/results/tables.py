@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 from rich.table import Table
@@ -264,7 +264,9 @@ def to_rich(table: pd.DataFrame) -> Table:
     header, rows = _display(table)
     drawn = Table(box=None, pad_edge=False)
     for index, name in enumerate(header):
-        drawn.add_column(name, justify="left" if index < 2 else "right", no_wrap=True)
+        folds = name == "algorithm"  # the only name that may be too long for 80 columns
+        justify: Literal["left", "right"] = "left" if index < 2 else "right"
+        drawn.add_column(name, justify=justify, no_wrap=not folds, overflow="fold" if folds else "ellipsis")
     environment = None
     for row in rows:
         if environment not in (None, row[0]):

@@ -114,6 +114,16 @@ def test_fits_a_terminal_of_80_columns(run):
     assert all(len(note) <= 80 for note in notes(table))
 
 
+def test_a_long_name_of_an_algorithm_is_folded(run):
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    table = result_frame(run).replace("td3_bc", "decision_transformer")
+    console.print(to_rich(table))
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" not in text
+    assert "140.0 ± 40.0" in text and "240.0 ± 0.0" in text
+
+
 def test_no_score_where_the_behaviour_is_random(run):
     run.write_references("diffuse_topdown", References(**{name: evaluation(40.0) for name in REFERENCES}))
     table = result_frame(run).set_index(["environment", "algorithm"])
