@@ -72,7 +72,7 @@ class Algorithm(ABC, Generic[C]):
     diagnostic_names: ClassVar[tuple[str, ...]] = ()  # everything that `diagnose` returns
     experience: Experience = Transitions()  # what it learns from; `build` may set another one
     period: int = 1  # updates after which the computation of `learn` repeats
-    pairs_per_transition: int = 1  # pairs of state and action that the critics see for every transition of a batch
+    evaluations_per_row: int = 1  # state-action pairs, or steps, that the networks see for every row of a batch
 
     def __init__(self, state_dim: int, action_dim: int, config: C, device: str | torch.device, seed: int) -> None:
         self.config = config

@@ -70,7 +70,7 @@ class CQL(TransitionAlgorithm[CQLConfig]):
         """Creates actor, twin critics with their targets, temperature and multiplier."""
         config = self.config
         self.period = config.target_update_period
-        self.pairs_per_transition = 3 * config.num_actions + 1
+        self.evaluations_per_row = 3 * config.num_actions + 1
         sizes = (self.state_dim, self.action_dim, config.hidden_sizes)
         self.critic_1, self.critic_2 = CQLCritic(*sizes).to(self.device), CQLCritic(*sizes).to(self.device)
         self.actor = TanhGaussianActor(*sizes).to(self.device)

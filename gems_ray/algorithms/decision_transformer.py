@@ -65,6 +65,7 @@ class DecisionTransformer(Algorithm[DecisionTransformerConfig]):
         """Creates the transformer."""
         config = self.config
         self.experience = Windows(config.sequence_length)
+        self.evaluations_per_row = config.sequence_length
         self.transformer = Transformer(self.state_dim, self.action_dim, config).to(self.device)
         self.networks = {"transformer": self.transformer}
         optimizer = Adam(

@@ -74,7 +74,8 @@ class TrainingSpec(Config):
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes CUDA where there is a GPU.")
     compile: Literal["auto", "on", "off"] = Field(
-        "auto", description="Compile updates; auto does on CUDA, and on CPUs for 100,000 updates and more, not of CQL."
+        "auto",
+        description="Compile updates; auto does on CUDA, and on CPUs for 100,000 updates and more, if they are short.",
     )
     divergence: Divergence = Divergence()
 

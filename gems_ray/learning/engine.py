@@ -111,7 +111,7 @@ class CompiledEngine(Engine):
     ) -> None:
         super().__init__(algorithm, sampler)
         self._on_failure = on_failure
-        short_updates = BLOCK_UPDATES // (algorithm.period * algorithm.pairs_per_transition)
+        short_updates = BLOCK_UPDATES // (algorithm.period * algorithm.evaluations_per_row)
         self.length = algorithm.period * max(1, short_updates)
         size = self._batch_size
         self._rows = torch.zeros((self.length, size), dtype=torch.int64, device=algorithm.device)
@@ -255,7 +255,7 @@ def make_engine(
     missing = missing_for_compilation(cuda)
     if mode == "on" and missing:
         raise DeviceError(f"training.compile on: {missing} is not here. Install it, or set training.compile to off.")
-    worth_it = cuda or (updates >= UPDATES_WORTH_COMPILING and algorithm.pairs_per_transition == 1)
+    worth_it = cuda or (updates >= UPDATES_WORTH_COMPILING and algorithm.evaluations_per_row == 1)
     if mode == "on" or (not missing and worth_it):
         return CompiledEngine(algorithm, sampler, on_failure)
     return Engine(algorithm, sampler)
