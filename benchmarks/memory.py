@@ -69,7 +69,7 @@ def measure(folder: Path, transitions: int, algorithm: str) -> tuple[list[float]
             workers = [
                 child
                 for child in psutil.Process(driver.pid).children(recursive=True)
-                if "ray::" in (line := " ".join(child.cmdline())) and "Trainable" in line
+                if "ray::" in (line := " ".join(child.cmdline())) and ("OfflineRL" in line or "seed" in line)
             ]
             return [worker.memory_full_info().uss / MB for worker in workers], (
                 shutil.disk_usage("/dev/shm").used - before

@@ -283,7 +283,7 @@ class Run:
         Example:
             policy = gems_ray.open_run("runs/demo").policy("diffuse_mix-td3_bc-seed0")
         """
-        from gems_ray.execution.cell_run import read_policy
+        from gems_ray.execution.cell_policy import read_policy
 
         return read_policy(self.folder, self.folder.find_cell(cell), checkpoint, device)
 

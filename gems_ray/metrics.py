@@ -3,6 +3,10 @@
 STEP = "updates"
 SECONDS = "seconds"
 UPDATES_PER_SECOND = "updates_per_second"
+EVALUATED = "evaluated_updates"  # updates at the last evaluation
+BEST_UPDATES = "best_updates"  # updates at the best one so far
+STATUS, REASON = "status", "reason"  # of the cell
+LOG = "log"  # what a reader of the cell's log should know, since the last report
 
 Q_DATASET = "train/q_dataset"  # mean smaller critic at the dataset's actions
 Q_POLICY = "train/q_policy"  # ... at the policy's actions
@@ -32,3 +36,13 @@ def train(name: str) -> str:
 def gradient_norm(optimizer: str) -> str:
     """The key of the norm of the gradients that an optimiser saw last."""
     return f"train/gradient_norm_{optimizer}"
+
+
+def test(kind: str, name: str) -> str:
+    """The key of what the test users made of a checkpoint, `last` or `best`; by the fields of `Evaluation`."""
+    return f"test/{kind}/{name}"
+
+
+def offline(name: str) -> str:
+    """The key of what held-out episodes say of the last checkpoint; by the fields of `OfflineEvaluation`."""
+    return f"offline/{name}"

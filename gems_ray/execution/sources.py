@@ -10,7 +10,7 @@ from gems_ray.data.schema import Dataset
 from gems_ray.errors import DatasetError, WorldError
 from gems_ray.evaluation.returns import Evaluator, check_world
 from gems_ray.execution.listener import RunListener
-from gems_ray.experiments.records import DatasetFacts, References
+from gems_ray.experiments.records import DatasetFacts, Fingerprints, References
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.experiments.spec import DatasetSpec, Experiment
 from gems_ray.files import nearest_existing
@@ -32,6 +32,11 @@ class Source:
     path: Path
     dataset: Dataset
     world: World | None
+
+    @property
+    def fingerprints(self) -> Fingerprints:
+        """What the results of its cells say of dataset and world."""
+        return Fingerprints(dataset=self.dataset.fingerprint, world=self.dataset.world_fingerprint)
 
 
 def dataset_path(experiment: Experiment, environment: str) -> Path:

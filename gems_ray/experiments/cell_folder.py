@@ -5,21 +5,17 @@ Nothing here needs ray or torch.
 
 import contextlib
 import csv
-import fcntl
 import io
-import logging
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from filelock import FileLock, Timeout
-
 from gems_ray.errors import RecordVersionError, RunFolderError
-from gems_ray.experiments.records import CellDescription, CellResult, Report
-from gems_ray.files import log_handler, write_text_atomically
+from gems_ray.experiments.records import CellCheckpoint, CellDescription, CellResult, Report
+from gems_ray.files import write_text_atomically
 from gems_ray.metrics import STEP
 from gems_ray.record import read_record, write_record
 
@@ -30,7 +26,10 @@ FAILED: Final = "failed"
 RUNNING, UNFINISHED, PENDING = "running", "unfinished", "pending"
 WITH_RESULT = (FINISHED, DIVERGED)  # trained to the end and tested; `diverged`: Q-values far above what rewards can pay
 ENDED = (*WITH_RESULT, PRUNED, FAILED)  # `pruned`: a search stopped it early
-DESCRIPTION, METRICS, RESULT, LOG, LOCK = "cell.yaml", "metrics.csv", "result.json", "log.txt", ".lock"
+DESCRIPTION, METRICS, RESULT, LOG = "cell.yaml", "metrics.csv", "result.json", "log.txt"
+CHECKPOINT = "checkpoint.json"
+TRAINER = "last.safetensors"  # of a checkpoint: where training continues; beside it lies the best policy
+FORMER_BEST = "best.safetensors"  # what older versions wrote in place of the policy's own files
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +38,24 @@ class CellFolder:
 
     path: Path
 
-    @property
-    def last_checkpoint(self) -> Path:
-        """Where training continues."""
-        return self.path / "last.safetensors"
+    def checkpoint(self) -> CellCheckpoint | None:
+        """Where the cell goes on; None where it has no checkpoint.
 
-    @property
-    def best_checkpoint(self) -> Path:
-        """The policy with the highest validation return."""
-        return self.path / "best.safetensors"
+        Raises:
+            RunFolderError: the file is damaged.
+        """
+        found = read_record(self.path / CHECKPOINT, CellCheckpoint)
+        if found is None and (self.path / TRAINER).exists():  # a run of an older version
+            return CellCheckpoint(path=f"../{self.path.parent.name}/{self.path.name}", updates=0)
+        return found
+
+    def write_checkpoint(self, checkpoint: CellCheckpoint) -> None:
+        """Records where the cell goes on."""
+        write_record(self.path / CHECKPOINT, checkpoint)
+
+    def set_damaged_checkpoint_aside(self) -> None:
+        """Renames a damaged record of the checkpoint, so that the cell begins anew."""
+        set_aside_if_damaged(self.path / CHECKPOINT, self.checkpoint)
 
     @property
     def log(self) -> Path:
@@ -98,34 +106,16 @@ class CellFolder:
         """Renames a damaged result, so that the cell ends again."""
         set_aside_if_damaged(self.path / RESULT, self.result)
 
-    def remove_partial_files(self) -> None:
-        """Removes what a killed process left of the files that only the owner of the cell writes; hold the lock."""
-        for name in (METRICS, self.last_checkpoint.name, self.best_checkpoint.name):
-            for partial in self.path.glob(f".{name}.*.partial"):
-                partial.unlink(missing_ok=True)
-
     def reopen(self) -> None:
         """Lets a failed cell run again."""
         if self.status == FAILED:
             (self.path / RESULT).unlink()
 
-    def lock(self, timeout_s: float = 0) -> FileLock:
-        """Takes the cell for this process, on every machine that sees the folder; given back with `release`.
-
-        Raises:
-            TimeoutError: another process has it.
-        """
-        lock = FileLock(self.path / LOCK)
-        lock.acquire(timeout=timeout_s)
-        return lock
-
-    def is_locked(self) -> bool:
-        """Whether a process trains the cell at this moment."""
-        return is_locked(self.path / LOCK)
-
-    def open_log(self) -> logging.Handler:
-        """A handler that adds to the cell's log."""
-        return log_handler(self.log, "%(asctime)s %(levelname)-7s %(message)s")
+    def add_log(self, text: str, level: str = "INFO") -> None:
+        """Adds to the log; silent where that is impossible: a full disk is told elsewhere."""
+        now = datetime.now().strftime("%Y-%m-%d %H:%M:%S")
+        with contextlib.suppress(OSError), self.log.open("a", encoding="utf-8") as file:
+            file.write(f"{now} {level:7} {text}\n")
 
     def metrics(self) -> list[Report]:
         """Rows of metrics.csv; a last line that was cut off, and whatever is no row of numbers, is left out."""
@@ -193,37 +183,6 @@ def _read_number(text: str) -> int | float:
         return int(text)
     except ValueError:
         return float(text)
-
-
-def is_locked(path: Path) -> bool:
-    """Whether a process holds the lock of this file."""
-    if not path.exists():
-        return False
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return True
-    except OSError:  # another account's: a lock can be tried by whoever may read its file
-        return _is_locked_for_readers(path)
-    lock.release()
-    return False
-
-
-def _is_locked_for_readers(path: Path) -> bool:
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # no locks on this file system
-        return False
-    finally:
-        os.close(descriptor)  # gives the lock back
-    return False
 
 
 def set_aside(path: Path) -> None:

@@ -102,12 +102,18 @@ def read_progress(run: RunFolder) -> RunState:
         RunFolderError: the folder is damaged.
     """
     running = run.is_locked()
-    cells = [read_cell(folder) for folder in run.cells()]
+    in_work = run.running_cells() if running else set()
+    cells = [read_cell(folder, folder.path.name in in_work) for folder in run.cells()]
     return RunState(cells, running, _planned(run))
 
 
-def read_cell(folder: CellFolder) -> CellState:
-    """The state of a cell."""
+def read_cell(folder: CellFolder, in_work: bool = False) -> CellState:
+    """The state of a cell.
+
+    Args:
+        folder: of the cell.
+        in_work: whether a process trains it.
+    """
     max_timesteps, result, reason = 0, None, None
     try:
         max_timesteps = folder.description.training.max_timesteps
@@ -115,7 +121,7 @@ def read_cell(folder: CellFolder) -> CellState:
         state, reason = folder.status_by(result), result and result.reason
     except RunFolderError as error:
         state, reason = UNFINISHED, str(error)
-    if state not in ENDED and folder.is_locked():
+    if state not in ENDED and in_work:
         state = RUNNING
     return CellState(folder.path.name, state, max_timesteps, folder.last_report(result), reason or "")
 

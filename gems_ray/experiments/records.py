@@ -1,9 +1,12 @@
 """What the files of a run folder hold."""
 
+import math
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
+from gems_ray import metrics
 from gems_ray.evaluation.record import Evaluation, OfflineEvaluation
 from gems_ray.experiments.spec import Cell, DatasetSpec, EvaluationSpec, Resources, TrainingSpec
 from gems_ray.record import Record, RecordPart
@@ -12,6 +15,19 @@ REFERENCE_POLICIES = ("random", "oracle", "behavior")  # weakest first
 
 # A report by the names of gems_ray/metrics.py; what was not measured, or is not finite, is left out.
 Report = dict[str, int | float]
+
+
+_IN_EVERY_ROW = (metrics.STEP, metrics.SECONDS, metrics.UPDATES_PER_SECOND)
+
+
+def evaluation_row(report: Mapping[str, Any]) -> Report:
+    """What the last evaluation measured, from all that a cell reports; what is not finite is left out."""
+    row = {**report, metrics.STEP: report[metrics.EVALUATED]}
+    return {
+        name: value
+        for name, value in row.items()
+        if (name in _IN_EVERY_ROW or name.startswith(("train/", "eval/"))) and math.isfinite(value)
+    }
 
 
 class CellDescription(Record):
@@ -33,6 +49,13 @@ class CellDescription(Record):
     def of(cls, cell: Cell) -> "CellDescription":
         """The description of a cell of an experiment."""
         return cls.model_validate(cell.describe())
+
+
+class CellCheckpoint(Record):
+    """checkpoint.json: where a cell that was interrupted goes on."""
+
+    path: str = Field(description="Folder of the checkpoint, below the storage of the run's checkpoints.")
+    updates: int = Field(ge=0, description="Gradient updates at its last report.")
 
 
 class Fingerprints(RecordPart):
@@ -69,6 +92,41 @@ class CellResult(Record):
     offline: OfflineEvaluation | None = Field(None, description="What held-out episodes say of the last checkpoint.")
     test: FinalEvaluations | None = Field(None, description="What the test users made of the policies.")
     reason: str | None = Field(None, description="Why it was pruned, has failed, or ended before its time.")
+
+    @classmethod
+    def of(cls, report: Mapping[str, Any], fingerprints: Fingerprints) -> "CellResult":
+        """The result of a cell that was trained and tested to its end.
+
+        Args:
+            report: its last one, by the names of gems_ray/metrics.py.
+            fingerprints: of dataset and world.
+        """
+        row = evaluation_row(report)
+        validation, offline, test = None, None, None
+        if metrics.RETURN_MEAN in row:
+            validation = ValidationReturns(last=row[metrics.RETURN_MEAN], best=row[metrics.BEST_RETURN])
+        if metrics.offline("fqe_value") in report:
+            offline = OfflineEvaluation(
+                **{name: report[metrics.offline(name)] for name in OfflineEvaluation.model_fields}
+            )
+        if metrics.test("last", "users") in report:
+            last, best = (
+                Evaluation(**{name: report[metrics.test(kind, name)] for name in Evaluation.model_fields})
+                for kind in ("last", "best")
+            )
+            test = FinalEvaluations(last=last, best=best)
+        return cls(
+            status=report[metrics.STATUS],
+            updates=report[metrics.EVALUATED],
+            seconds=row[metrics.SECONDS],
+            best_updates=report[metrics.BEST_UPDATES],
+            fingerprints=fingerprints,
+            report=row,
+            validation=validation,
+            offline=offline,
+            test=test,
+            reason=report[metrics.REASON] or None,
+        )
 
 
 class TrialRecord(Record):
@@ -130,6 +188,18 @@ class References(Record):
     def by_policy(self) -> dict[str, Evaluation]:
         """The evaluations by the name of the policy, weakest first."""
         return {name: getattr(self, name) for name in REFERENCE_POLICIES}
+
+
+class StorageFacts(Record):
+    """storage.json: where the checkpoints are, if not in the run folder."""
+
+    uri: str = Field(description="Below which they lie, such as s3://bucket/run.")
+
+
+class RunningCells(Record):
+    """running.json: what is being trained, while a run goes on."""
+
+    cells: list[str] = Field(description="Names of the cells.")
 
 
 class StudyFacts(Record):

@@ -7,13 +7,17 @@
     RUN/cells/CELL/cell.yaml         everything that determines the cell
     RUN/cells/CELL/metrics.csv       one row per evaluation
     RUN/cells/CELL/log.txt           what happened to it
-    RUN/cells/CELL/last.safetensors, best.safetensors  checkpoints
+    RUN/cells/CELL/checkpoint.json   where the cell goes on
     RUN/cells/CELL/result.json       how the cell ended
+    RUN/checkpoints/...              checkpoints, unless they are kept elsewhere
+    RUN/running.json                 the cells that are being trained, while a run goes on
     RUN/trials/NUMBER.yaml, candidates.json, best.yaml, study.db, study.json  of a search
 
 Nothing here needs ray or torch.
 """
 
+import fcntl
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +29,7 @@ from filelock import FileLock, Timeout
 
 from gems_ray.config import dump_yaml, load_config
 from gems_ray.errors import ConfigError, RunFolderError
-from gems_ray.experiments.cell_folder import DESCRIPTION, LOCK, CellFolder, is_locked, set_aside_if_damaged
+from gems_ray.experiments.cell_folder import DESCRIPTION, CellFolder, set_aside_if_damaged
 from gems_ray.experiments.records import (
     CandidateRecord,
     Candidates,
@@ -33,6 +37,8 @@ from gems_ray.experiments.records import (
     DatasetFacts,
     Datasets,
     References,
+    RunningCells,
+    StorageFacts,
     TrialRecord,
 )
 from gems_ray.experiments.spec import Cell, Experiment
@@ -44,6 +50,7 @@ from gems_ray.record import read_record, record_text, write_record
 MACHINE, FORMER_MACHINE = "machine.json", "environment.json"
 EXPERIMENT, CELLS, REFERENCES, TRIALS, BEST = "experiment.yaml", "cells", "references", "trials", "best.yaml"
 DATASETS, STUDY, CANDIDATES = "datasets.json", "study.json", "candidates.json"
+STORAGE, CHECKPOINTS, RUNNING_CELLS, LOCK = "storage.json", "checkpoints", "running.json", ".lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +117,40 @@ class RunFolder:
 
     def is_locked(self) -> bool:
         """Whether a run is going on in the folder."""
-        return is_locked(self.path / LOCK)
+        return _is_locked(self.path / LOCK)
+
+    def running_cells(self) -> set[str]:
+        """Names of the cells that are being trained at this moment."""
+        found = read_record(self.path / RUNNING_CELLS, RunningCells) if self.is_locked() else None
+        return set(found.cells) if found else set()
+
+    def write_running_cells(self, names: Iterable[str]) -> None:
+        """Records the names of the cells that are being trained; hold the lock."""
+        write_record(self.path / RUNNING_CELLS, RunningCells(cells=sorted(names)))
+
+    @property
+    def storage(self) -> str:
+        """Folder or URI below which the checkpoints lie."""
+        found = read_record(self.path / STORAGE, StorageFacts)
+        return found.uri if found else str(self.path / CHECKPOINTS)
+
+    def check_storage(self, uri: str | None) -> None:
+        """Records where the checkpoints are kept; a run that goes on must find them there.
+
+        Args:
+            uri: that pyarrow opens; None for the run folder, or for what a run that goes on began with.
+        Raises:
+            RunFolderError: the run began with another storage.
+        """
+        known = read_record(self.path / STORAGE, StorageFacts)
+        if uri is None or (known and known.uri == uri):
+            return
+        if known or any((self.path / CELLS).glob("*/checkpoint.json")):
+            raise RunFolderError(
+                f"{self.path}: began with its checkpoints in {self.storage}, not in {uri}. Leave out --storage, or "
+                "choose another --name."
+            )
+        write_record(self.path / STORAGE, StorageFacts(uri=uri))
 
     def experiment(self) -> Experiment:
         """What was asked for. Settings are not compared with the algorithms: results can be read without torch.
@@ -138,8 +178,10 @@ class RunFolder:
         """Makes cells ready to be trained: described, failed ones open again, damaged results aside."""
         self.add_cells(cells)
         for cell in cells:
-            self.cell(cell.name).set_damaged_result_aside()
-            self.cell(cell.name).reopen()
+            folder = self.cell(cell.name)
+            folder.set_damaged_result_aside()
+            folder.set_damaged_checkpoint_aside()
+            folder.reopen()
 
     def cell(self, name: str) -> CellFolder:
         """The folder of a cell."""
@@ -298,3 +340,34 @@ def _resolved(known: Experiment, experiment: Experiment) -> Experiment:
 
 def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     return ", ".join(sorted(key for key in {*one, *other} if one.get(key) != other.get(key)))
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether a process holds the lock of this file."""
+    if not path.exists():
+        return False
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    except OSError:  # another account's: a lock can be tried by whoever may read its file
+        return _is_locked_for_readers(path)
+    lock.release()
+    return False
+
+
+def _is_locked_for_readers(path: Path) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # no locks on this file system
+        return False
+    finally:
+        os.close(descriptor)  # gives the lock back
+    return False

@@ -76,9 +76,12 @@ class Policy(ABC):
 
     def save(self, folder: str | Path) -> None:
         """Writes the policy into a folder; the description last, so that a folder without one is not a policy."""
-        folder = Path(folder)
+        self.save_with(Path(folder), self.tensors())
+
+    def save_with(self, folder: Path, tensors: FlatState) -> None:
+        """Writes this policy as it was when its `tensors` were taken."""
         with atomic_path(folder / TENSORS) as partial:
-            partial.write_bytes(save(self.tensors()))
+            partial.write_bytes(save(tensors))
         kind = self.kind or import_path(type(self))
         description = {"schema_version": SCHEMA_VERSION, "kind": kind, **self.describe()}
         write_text_atomically(folder / DESCRIPTION, dump_yaml(description))

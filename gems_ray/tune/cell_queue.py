@@ -1,4 +1,4 @@
-"""Which cell is trained next, and what becomes of a cell that did not get through."""
+"""Which cell is trained next, what is recorded of it, and what becomes of a cell that did not get through."""
 
 import time
 from collections import Counter
@@ -10,11 +10,15 @@ from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
-from gems_ray.experiments.cell_folder import ENDED, FAILED, RUNNING, UNFINISHED
+from gems_ray import metrics
+from gems_ray.execution.recorder import CellRecorder
+from gems_ray.execution.sources import Source
+from gems_ray.execution.storage import CheckpointStorage, absolute
+from gems_ray.experiments.cell_folder import ENDED, FAILED, RUNNING, UNFINISHED, WITH_RESULT
 from gems_ray.experiments.progress import CellProgress
-from gems_ray.experiments.records import CellResult
 from gems_ray.experiments.run_folder import RunFolder
-from gems_ray.experiments.spec import Cell
+from gems_ray.experiments.spec import Cell, Resources
+from gems_ray.tune.offline_rl import SET_BACK, config_of
 from gems_ray.tune.run_end import RunEnd, error_ends_run
 
 RETRIES = 5  # in a row, without an evaluation in between
@@ -25,28 +29,32 @@ Watcher = Callable[[CellProgress], None]
 
 
 class CellQueue(tune.Callback):
-    """Cells of one Tune run that wait for a process or have one, and the only place that tries again.
+    """Cells of one Tune run that wait for a process or have one: the only place that records, and that tries again.
 
-    A cell whose process or node was lost, and one that the machine set back (a full disk, a folder or a dataset that
+    A cell whose process or node was lost, and one that the machine set back (a full disk, a storage or a dataset that
     cannot be reached), waits, ever longer, and goes on from its last checkpoint. After too many failures in a row a
     lost cell has failed, and one that was set back stays unfinished.
 
     Args:
         run: folder of the cells.
-        describe: what the trainable needs to know of a cell.
+        sources: datasets and worlds by environment.
+        resources: of one cell.
         watcher: called at every change of a cell.
         end: of the Tune run.
     """
 
     def __init__(
-        self, run: RunFolder, describe: Callable[[Cell], dict[str, Any]], watcher: Watcher, end: RunEnd
+        self, run: RunFolder, sources: Mapping[str, Source], resources: Resources, watcher: Watcher, end: RunEnd
     ) -> None:
         self.end = end
-        self._run, self._describe, self._watcher = run, describe, watcher
+        self._run, self._sources, self._resources, self._watcher = run, sources, resources, watcher
+        self._storage = CheckpointStorage(run.storage)
         self._cells: dict[str, Cell] = {}  # by name, those that wait or have a process
         self._waiting: dict[str, float] = {}  # by name, from which moment on they may start
+        self._recorders: dict[str, CellRecorder] = {}  # by name, those that have a process
         self._failures: Counter[str] = Counter()  # by name, in a row
         self._evaluated: dict[str, int] = {}  # by name, updates at the last evaluation
+        end.unsaved = self._recorders.keys
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its callbacks; nothing ever reads that back, and a live display cannot be pickled."""
@@ -60,13 +68,17 @@ class CellQueue(tune.Callback):
                 self._waiting[cell.name] = 0.0
 
     def take(self) -> dict[str, Any] | None:
-        """The configuration of the trial that trains the next cell; None while no cell may start."""
+        """The config of the trial that trains the next cell; None while no cell may start."""
         now = time.monotonic()
         name = next((name for name, moment in self._waiting.items() if moment <= now), None)
         if name is None:
             return None
         del self._waiting[name]
-        return {"cell": self._describe(self._cells[name])}
+        cell = self._cells[name]
+        checkpoint = self._run.cell(name).checkpoint()
+        where = {"storage": absolute(self._run.storage), "path": checkpoint.path} if checkpoint else None
+        resources = {"cpu": self._resources.cpu, "gpu": self._resources.gpu}
+        return {**config_of(cell), "resources": resources, "cell": name, "checkpoint": where}
 
     @property
     def busy(self) -> bool:
@@ -76,6 +88,9 @@ class CellQueue(tune.Callback):
     @error_ends_run(None)
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A process has taken the cell up."""
+        name = cell_name(trial)
+        self._recorders[name] = self._recorder(name)
+        self._run.write_running_cells(self._recorders)
         self._report_change(trial, RUNNING)
 
     @error_ends_run(None)
@@ -83,16 +98,38 @@ class CellQueue(tune.Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         """A sign of life; an evaluation is progress, because the cell would go on from there."""
-        name, evaluated = cell_name(trial), int(result.get("evaluated_updates", 0))
+        name, evaluated = cell_name(trial), int(result.get(metrics.EVALUATED, 0))
+        self._recorders[name].hear(result)
         if evaluated > self._evaluated.get(name, 0):
             self._evaluated[name] = evaluated
             self._failures[name] = 0
         self._report_change(trial, RUNNING, result)
 
     @error_ends_run(None)
+    def on_checkpoint(
+        self, iteration: int, trials: list[Trial], trial: Trial, checkpoint: tune.Checkpoint, **info: Any
+    ) -> None:
+        """The state of the cell has been saved."""
+        recorder = self._recorders[cell_name(trial)]
+        path = self._storage.path_of(checkpoint.path)
+        before = recorder.checkpointed(path, int(trial.last_result[metrics.EVALUATED]))
+        if before is not None and Path(before.path).parent != Path(path).parent:  # Tune removes the trial's own
+            self._storage.remove(before.path)
+
+    @error_ends_run(None)
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """The cell has ended, or was set back."""
-        self._conclude_trial(trial, str(trial.last_result.get("set_back") or "its result cannot be seen from here"))
+        """The cell has ended, was set back, or is stopped with the run."""
+        report, recorder = trial.last_result, self._recorders.get(cell_name(trial))
+        status, reason = report.get(metrics.STATUS), str(report.get(metrics.REASON, ""))
+        if recorder is not None and recorder.folder.status not in ENDED:
+            if status == FAILED:
+                recorder.end(report)
+            elif status in WITH_RESULT:
+                saved = recorder.checkpoint and recorder.checkpoint.updates == report[metrics.EVALUATED]
+                if saved:
+                    recorder.end(report)
+                reason = "its last checkpoint could not be written"
+        self._conclude_trial(trial, reason if status in (SET_BACK, *WITH_RESULT) else LOST)
 
     @error_ends_run(None)
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -102,24 +139,32 @@ class CellQueue(tune.Callback):
     def _conclude_trial(self, trial: Trial, reason: str) -> None:
         """After a trial: a cell that has not ended waits for the next one, unless it has failed too often."""
         name = cell_name(trial)
+        recorder = self._recorders.pop(name, None)
         folder = self._run.cell(name)
         state = folder.status
         if state in ENDED:
             reason = ""  # what happened to the process after that does not matter
+        elif self.end.stopping:
+            state, reason = UNFINISHED, ""
         else:
+            folder.add_log(f"set back: {reason}", "WARNING")
             failures = self._failures[name] = self._failures[name] + 1
             if failures <= RETRIES:
                 state = RETRIED
                 self._waiting[name] = time.monotonic() + FIRST_BACK_OFF_SECONDS * 2 ** (failures - 1)
-            elif reason == LOST and not folder.is_locked():  # a process that was believed lost may still be at work
+            elif reason == LOST:
                 state = FAILED
                 reason += f", failure {failures} in a row (out of memory? the cell's log tells how far it came)"
-                folder.write_result(CellResult(status=FAILED, updates=self._evaluated.get(name, 0), reason=reason))
+                (recorder or self._recorder(name)).fail(reason, self._evaluated.get(name, 0))
             else:
                 state = UNFINISHED
         if state != RETRIED:
             self._cells.pop(name, None)
+        self._run.write_running_cells(self._recorders)
         self._report_change(trial, state, trial.last_result, reason)
+
+    def _recorder(self, name: str) -> CellRecorder:
+        return CellRecorder(self._run.cell(name), self._sources[self._cells[name].environment].fingerprints)
 
     def _report_change(
         self, trial: Trial, state: str, report: Mapping[str, Any] | None = None, reason: str = ""
@@ -142,7 +187,7 @@ class CellSearch(Searcher):
     @error_ends_run(Searcher.FINISHED)
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next cell; None while all are in work or wait after a failure."""
-        if self.end.stop_all() or not self._queue.busy:
+        if self.end.stopping or not self._queue.busy:
             return Searcher.FINISHED
         return self._queue.take()
 
@@ -155,5 +200,5 @@ class CellSearch(Searcher):
 
 
 def cell_name(trial: Trial) -> str:
-    """The cell that a trial of Tune trains; it is the trial's folder too."""
-    return Path(trial.config["cell"]["folder"]).name
+    """The cell that a trial of Tune trains."""
+    return str(trial.config["cell"])

@@ -21,7 +21,6 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean what the user typed
     "RAY_AIR_NEW_OUTPUT": "0",  # with verbose=0 Tune prints nothing: the progress table is ours
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the run folder has its own record
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # it stays behind after a run and swallows the next Ctrl-C
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # an objective may be known at the end of a cell only
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # the cells' logs have them

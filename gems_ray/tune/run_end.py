@@ -1,6 +1,7 @@
 """What ends a Tune run before its last cell: a signal, or an error in the code of ours that Tune calls."""
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from typing import Any, TypeVar, cast
@@ -9,9 +10,11 @@ from ray import tune
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
+LONGEST_SAVING_S = 30.0  # for the cells to be saved when the run is to end
+
 
 class RunEnd(tune.Stopper):
-    """Asks Tune to save all cells and to end.
+    """Lets Tune save and end every trial at its next report, and then the run.
 
     Args:
         stop: whether the run is to end early, with its cells saved.
@@ -19,19 +22,31 @@ class RunEnd(tune.Stopper):
 
     def __init__(self, stop: Callable[[], bool] = lambda: False) -> None:
         self._stop = stop
+        self._waits_for: set[str] | None = None  # cells that were at work when the run was to end
+        self._latest = 0.0
+        self.unsaved: Callable[[], Collection[str]] = set  # names of the cells that are at work
         self.error: Exception | None = None  # Tune would wrap it in its traceback, or go on
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Tune pickles what holds this; nothing ever reads that back."""
         return RunEnd, ()
 
+    @property
+    def stopping(self) -> bool:
+        """Whether the run is to end, so that no cell begins any more."""
+        return self.error is not None or self._stop()
+
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Tune asks this for every trial: none is stopped alone."""
-        return False
+        """Tune asks this at every report of a trial: one that is stopped by it is saved first."""
+        return self._stop()
 
     def stop_all(self) -> bool:
-        """Whether the run is to end."""
-        return self.error is not None or self._stop()
+        """Whether Tune is to end all trials now, in the state in which they were saved last."""
+        if self.error is not None or not self._stop():
+            return self.error is not None
+        if self._waits_for is None:
+            self._waits_for, self._latest = set(self.unsaved()), time.monotonic() + LONGEST_SAVING_S
+        return self._waits_for.isdisjoint(self.unsaved()) or time.monotonic() > self._latest
 
     @contextmanager
     def raised(self) -> Iterator[None]:

@@ -18,7 +18,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from gems_ray.errors import StudyError
 from gems_ray.experiments.candidates import COMPLETE, read_trial, search_of, trial_cells
-from gems_ray.experiments.cell_folder import ENDED, FAILED, PRUNED, CellFolder
+from gems_ray.experiments.cell_folder import ENDED, FAILED, PRUNED
 from gems_ray.experiments.check import all_settings
 from gems_ray.experiments.objectives import MEASURED, reported_value
 from gems_ray.experiments.records import CellResult, TrialRecord
@@ -27,7 +27,7 @@ from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.experiments.space import Params, Space
 from gems_ray.experiments.spec import Cell, Experiment, search_domains
 from gems_ray.experiments.study import StudyPlace, make_sampler
-from gems_ray.metrics import STEP
+from gems_ray.metrics import EVALUATED, STEP
 from gems_ray.rng import stream_seed
 from gems_ray.tune.cell_queue import CellQueue, cell_name
 from gems_ray.tune.run_end import RunEnd, error_ends_run
@@ -97,7 +97,7 @@ class StudySearch(OptunaSearch):
     @error_ends_run(Searcher.FINISHED)
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next cell; None while all of them are in work or wait after a failure."""
-        while not self.end.stop_all():
+        while not self.end.stopping:
             if config := self._queue.take():
                 return config
             if not self._all_begun:
@@ -174,9 +174,9 @@ class StudySearch(OptunaSearch):
         value = reported_value(result, self._objectives[0])
         if value is None or len(self._objectives) > 1:
             return
-        step = int(result["evaluated_updates"])
+        step = int(result[EVALUATED])
         for trial, record in self._open.values():
-            if record.cells == [result["cell"]] and step not in self._reported_steps(trial):
+            if record.cells == [result["config/cell"]] and step not in self._reported_steps(trial):
                 trial.report(value, step)
 
     def _reported_steps(self, trial: StudyTrial) -> set[int]:
@@ -252,7 +252,7 @@ def is_complete(experiment: Experiment, run: RunFolder, place: StudyPlace) -> bo
     Raises:
         StudyError: the study belongs to another search.
     """
-    nothing_runs = CellQueue(run, lambda cell: {}, lambda progress: None, RunEnd())
+    nothing_runs = CellQueue(run, {}, experiment.resources, lambda progress: None, RunEnd())
     searcher = StudySearch(experiment, run, place, nothing_runs)
     return not searcher.has_work and not searcher.cells_without_result()
 
@@ -264,15 +264,16 @@ class PruningAsha(AsyncHyperBandScheduler):
 
     Args:
         experiment: a search with `asha`.
+        run: its folder.
         end: of the Tune run.
     """
 
-    def __init__(self, experiment: Experiment, end: RunEnd) -> None:
+    def __init__(self, experiment: Experiment, run: RunFolder, end: RunEnd) -> None:
         search = search_of(experiment)
         assert search.asha is not None
         longest = experiment.training.max_timesteps
         super().__init__(
-            time_attr="evaluated_updates",
+            time_attr=EVALUATED,
             metric=MEASURED[search.objectives[0]],
             mode="max",
             max_t=longest,
@@ -280,7 +281,7 @@ class PruningAsha(AsyncHyperBandScheduler):
             reduction_factor=search.asha.reduction_factor,
             stop_last_trials=False,
         )
-        self.end = end
+        self._run, self.end = run, end
 
     def on_trial_add(self, tune_controller: Any, trial: TuneTrial) -> None:
         """A cell begins, or is tried again."""
@@ -290,7 +291,7 @@ class PruningAsha(AsyncHyperBandScheduler):
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
         """Tune's decision; STOP means that better trials take the place."""
         decision = str(super().on_trial_result(tune_controller, _by_cell(trial), result))
-        folder = CellFolder(Path(trial.config["cell"]["folder"]))
+        folder = self._run.cell(cell_name(trial))
         if decision == TrialScheduler.STOP and folder.status not in ENDED:
             reason = f"stopped early by ASHA after {result[STEP]} updates"
             folder.write_result(CellResult(status=PRUNED, updates=int(result[STEP]), reason=reason))

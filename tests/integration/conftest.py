@@ -56,6 +56,6 @@ def trainers(process):
     with contextlib.suppress(psutil.NoSuchProcess):
         for child in psutil.Process(process.pid).children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-                if "ray::" in (line := " ".join(child.cmdline())) and "Trainable" in line:
+                if "ray::" in (line := " ".join(child.cmdline())) and ("seed" in line or "OfflineRL" in line):
                     found.append(child)
     return found

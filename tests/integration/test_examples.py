@@ -14,6 +14,8 @@ TINY = {
     "own_policy.py": ["--users", 50],
     "own_algorithm.py": ["--episodes", 20, "--updates", 50],
     "read_results.py": ["runs/tiny"],
+    "tune_asha.py": ["--episodes", 20, "--updates", 200, "--trials", 4],
+    "tune_pbt.py": ["--episodes", 20, "--updates", 600, "--trials", 4],
 }
 
 
@@ -77,3 +79,22 @@ def test_read_results(example, tmp_path, world_folder, dataset):
     assert cells["last_return"].max() == pytest.approx(float(best[2]), abs=0.05)
     assert cells.loc[best[1], "last_return"] == cells["last_return"].max()
     assert {"random", "oracle", "behavior", "bc", "iql"} <= set(text.split())
+
+
+def test_tune_asha(example, tmp_path):
+    """The scheduler of Ray Tune stops trials, and the checkpoint of the best one is a policy."""
+    best, tested = returns(example("tune_asha.py"))
+    assert best > 60
+    assert tested > 60
+    (experiment,) = (tmp_path / "ray_results").glob("OfflineRL_*")
+    lengths = [len(path.read_text().splitlines()) for path in experiment.glob("*/result.json")]
+    assert len(lengths) == 4
+    assert min(lengths) < max(lengths), "one was stopped"
+    assert len(list(experiment.glob("*/progress.csv"))) == len(list(experiment.glob("*/events.*"))) == 4
+
+
+def test_tune_pbt(example):
+    """A weak trial goes on from a strong one's state, with an alpha of its own."""
+    output = example("tune_pbt.py")
+    assert len(returns(output)) == 4
+    assert re.search(r"alpha [\d.]+ -> [\d.]+", output)

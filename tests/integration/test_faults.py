@@ -97,14 +97,15 @@ def wait_for_a_random_moment(process, run, rng):
 
 def tear_a_file(run, rng):
     """Cuts off a file at a random place, as a power failure does."""
-    names = ("metrics.csv", "last.safetensors", "best.safetensors", "result.json", "log.txt", "cell.yaml")
+    names = ("metrics.csv", "checkpoint.json", "result.json", "log.txt", "cell.yaml")
     torn = [path for name in names for path in run.glob(f"cells/*/{name}")] + list(run.glob("study.db"))
+    torn += run.glob("checkpoints/*/*/*/*.safetensors")
     if torn:
         path = rng.choice(sorted(torn))
         content = path.read_bytes()
         path.write_bytes(content[: rng.randrange(len(content) + 1)])
-    (run / "ray").mkdir(exist_ok=True)
-    (run / "ray" / "tuner.pkl").write_bytes(b"")
+    for path in run.glob("checkpoints/*/*.pkl"):
+        path.write_bytes(b"")
 
 
 def kill_a_trainer(process, rng):

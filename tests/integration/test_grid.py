@@ -89,8 +89,8 @@ def test_from_nothing_to_the_table(command, experiment, tmp_path):
     assert np.isfinite(frame[["last_return", "best_return"]].to_numpy()).all()
     assert frame["last_return"].nunique() > 1, "seeds differ"
     assert {path.name for path in run.iterdir() if path.name != ".lock"} == {
-        "cells", "cells.csv", "datasets.json", "experiment.yaml", "machine.json", "ray.log", "references",
-        "table.csv", "table.md",
+        "cells", "cells.csv", "checkpoints", "datasets.json", "experiment.yaml", "machine.json", "ray.log",
+        "references", "running.json", "table.csv", "table.md",
     }  # fmt: skip
     assert json.loads((run / "machine.json").read_text())["ray"]
     assert "did not complete" not in (run / "ray.log").read_text(), "Tune lost a process that had done its work"
@@ -149,7 +149,7 @@ def test_killed_worker_is_retried_from_its_checkpoint(command, experiment, tmp_p
         child for child in psutil.Process(process.pid).children(recursive=True) if "ray::" in " ".join(child.cmdline())
     ]
     trainers = [
-        child for child in workers if "td3_bc" in " ".join(child.cmdline()) or "Trainable" in " ".join(child.cmdline())
+        child for child in workers if "td3_bc" in " ".join(child.cmdline()) or "OfflineRL" in " ".join(child.cmdline())
     ]
     assert trainers, [child.cmdline() for child in workers]
     trainers[0].kill()

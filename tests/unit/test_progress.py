@@ -27,12 +27,11 @@ def test_states(run):
     third.append_metrics({"updates": 100, "seconds": 2.0})
     third.write_result(CellResult(status=FINISHED, updates=1000, report={"updates": 1000, "seconds": 20.0}))
     assert [cell.status for cell in run.cells()] == ["pending", "unfinished", "finished"]
-    held = [first.lock(), third.lock()]
-    states = read_progress(run).cells
+    run.write_running_cells([first.path.name, third.path.name])
+    with run.locked():
+        states = read_progress(run).cells
     assert [(cell.state, cell.updates) for cell in states] == [(RUNNING, 0), ("unfinished", 100), (FINISHED, 1000)]
-    for lock in held:
-        lock.release()
-    assert read_cell(first).state == "pending"
+    assert read_progress(run).cells[0].state == "pending", "who wrote that it is being trained is gone"
 
 
 @pytest.mark.parametrize("status", ENDED)

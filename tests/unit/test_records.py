@@ -13,6 +13,7 @@ from gems_ray import metrics
 from gems_ray.checkpoints import read_checkpoint
 from gems_ray.errors import RecordVersionError, RunFolderError
 from gems_ray.evaluation.record import Evaluation, OfflineEvaluation
+from gems_ray.execution.storage import CheckpointStorage
 from gems_ray.experiments import records
 from gems_ray.experiments.candidates import read_trials
 from gems_ray.experiments.check import check_experiment
@@ -20,6 +21,7 @@ from gems_ray.experiments.progress import read_progress
 from gems_ray.experiments.records import (
     CandidateRecord,
     Candidates,
+    CellCheckpoint,
     CellDescription,
     CellResult,
     DatasetFacts,
@@ -27,6 +29,8 @@ from gems_ray.experiments.records import (
     FinalEvaluations,
     Fingerprints,
     References,
+    RunningCells,
+    StorageFacts,
     StudyFacts,
     TrialRecord,
     ValidationReturns,
@@ -58,6 +62,9 @@ EXAMPLES = {
     "0000.yaml": TrialRecord(
         algorithm="cql", settings={"hidden_sizes": [4, 4]}, params={"algorithm": "cql", "alpha": 1e-05}, cells=["a-b"]
     ),
+    "checkpoint.json": CellCheckpoint(path="1/cell/checkpoint_000003", updates=50),
+    "storage.json": StorageFacts(uri="s3://bucket/run"),
+    "running.json": RunningCells(cells=["a"]),
     "candidates.json": Candidates(
         candidates=[CandidateRecord(label="bc default", trial=None, algorithm="bc", settings={}, cells=["a-b"])]
     ),
@@ -240,7 +247,8 @@ def test_a_cell_of_before():
     rows = cell.metrics()
     assert rows[-1] == result.report
     assert "train/critic_loss" not in rows[0]
-    assert read_checkpoint(cell.last_checkpoint)[1]["updates"] == 60
+    with CheckpointStorage(RunFolder(BEFORE / "grid").storage).fetched(cell.checkpoint()) as folder:
+        assert read_checkpoint(folder / "last.safetensors")[1]["updates"] == 60
 
 
 def test_cells_of_before_belong_to_their_experiment(before):

@@ -1,7 +1,6 @@
 """The run folder on disk: locks, damage of every kind, folders of other experiments and other accounts."""
 
 import json
-import logging
 import os
 import tempfile
 from contextlib import contextmanager
@@ -20,19 +19,6 @@ from gems_ray.results.tables import cells_frame
 from tests.unit.conftest import MACHINE, evaluation, make_run
 
 NOBODY = 65534
-
-
-def test_a_cell_can_be_taken_once(run):
-    cell = run.cells()[0]
-    assert not cell.is_locked()
-    lock = cell.lock()
-    assert cell.is_locked()
-    with pytest.raises(TimeoutError):
-        cell.lock()
-    assert cell.is_locked()
-    lock.release()
-    assert not cell.is_locked()
-    cell.lock().release()
 
 
 def test_a_run_can_be_taken_once(run):
@@ -160,9 +146,7 @@ def test_rows_beyond_a_checkpoint_are_dropped(run):
 
 def test_the_log_of_a_cell(run):
     cell = run.cells()[0]
-    handler = cell.open_log()
-    handler.handle(logging.makeLogRecord({"msg": "a line", "levelname": "INFO"}))
-    handler.close()
+    cell.add_log("a line")
     assert cell.log.read_text().endswith("INFO    a line\n")
 
 
@@ -287,7 +271,7 @@ def test_a_folder_that_may_only_be_read():
         run = make_run(Path(folder) / "run")
         first, second, _ = run.cells()
         with run.locked():
-            first.lock().release()
+            pass
         first.write_result(CellResult(status=FINISHED, updates=1000, report={"updates": 1000, "seconds": 20.0}))
         second.append_metrics({"updates": 100, "seconds": 2.0})
         assert (run.path / ".lock").exists()
@@ -309,10 +293,9 @@ def test_a_run_of_another_account_is_seen_to_run():
     with tempfile.TemporaryDirectory() as folder:
         run = make_run(Path(folder) / "run")
         Path(folder).chmod(0o755)
-        held = run.cells()[0].lock()
+        run.write_running_cells([run.cells()[0].path.name])
         with run.locked(), reader():
             states = read_progress(RunFolder.open(run.path))
-        held.release()
         assert states.running
         assert [cell.state for cell in states.cells] == [RUNNING, "pending", "pending"]
 
@@ -418,15 +401,3 @@ def test_other_files_of_another_shape_name_themselves(run):
         damaged("trials/0000.yaml", text, run.trials)
     run.set_damaged_search_records_aside()
     assert (run.candidates(), run.trials()) == (None, {})
-
-
-def test_what_a_killed_process_left_is_swept(run):
-    cell = run.cells()[0]
-    left = [cell.path / f".{name}.123.partial" for name in ("last.safetensors", "best.safetensors", "metrics.csv")]
-    for path in left:
-        path.write_bytes(b"half")
-    other = cell.path / ".result.json.7.partial"  # a driver may write this one at any time
-    other.touch()
-    cell.remove_partial_files()
-    assert not any(path.exists() for path in left)
-    assert other.exists()

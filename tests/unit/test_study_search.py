@@ -26,7 +26,7 @@ def make_experiment(**more):
 
 
 def queue_of(run):
-    return CellQueue(run, lambda cell: {"name": cell.name}, lambda progress: None, RunEnd())
+    return CellQueue(run, {}, run.experiment().resources, lambda progress: None, RunEnd())
 
 
 def searcher_of(run, experiment):
@@ -65,10 +65,10 @@ def test_a_search_waits_for_the_cells_that_are_in_work(tmp_path):
     run = RunFolder.create(tmp_path / "run", experiment, MACHINE)
     queue = queue_of(run)
     searcher = StudySearch(experiment, run, open_study(run, None), queue)
-    name = searcher.suggest("one")["cell"]["name"]
+    name = searcher.suggest("one")["cell"]
     assert searcher.suggest("two") is None
     run.cell(name).write_result(CellResult(status=FAILED, updates=0, reason="lost"))
-    queue.on_trial_error(0, [], SimpleNamespace(config={"cell": {"folder": name}}, last_result={}))
+    queue.on_trial_error(0, [], SimpleNamespace(config={"cell": name}, last_result={}))
     assert searcher.study.trials[0].state == TrialState.RUNNING
     assert searcher.suggest("three") == StudySearch.FINISHED
     assert searcher.study.trials[0].state == TrialState.FAIL

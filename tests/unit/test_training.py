@@ -15,7 +15,9 @@ from gems_ray.checkpoints import read_checkpoint
 from gems_ray.errors import DeviceError, RunFolderError, TrainingError, WorldError
 from gems_ray.evaluation.offline import hold_out
 from gems_ray.evaluation.returns import Evaluator, check_world
-from gems_ray.execution.cell_run import CellRun
+from gems_ray.execution.cell_training import CellTraining
+from gems_ray.execution.in_process import LocalCell
+from gems_ray.execution.sources import Source
 from gems_ray.experiments.cell_folder import DIVERGED, FINISHED, CellFolder
 from gems_ray.experiments.check import check_experiment
 from gems_ray.experiments.run_folder import RunFolder
@@ -37,7 +39,6 @@ SETTINGS = {"td3_bc": {"hidden_sizes": [16, 16], "batch_size": 32}}
 @pytest.fixture
 def run_cell(tmp_path, dataset, world, world_folder):
     """Opens the cell of a tiny experiment in a folder of the given name, as another process than the one before."""
-    opened = {}
 
     def open_cell(name, evaluate=True, settings=SETTINGS, algorithm="td3_bc", holdout=0.0, **training):
         experiment = check_experiment(
@@ -53,20 +54,20 @@ def run_cell(tmp_path, dataset, world, world_folder):
         run = RunFolder.create(tmp_path / name, experiment, MACHINE)
         run.add_cells(experiment.cells())
         (cell,) = experiment.cells()
-        if name in opened:
-            opened[name].close()  # the lock of a process that has ended is gone
-        opened[name] = CellRun(run.cell(cell.name), dataset, world if evaluate else None)
-        return opened[name]
+        return LocalCell(run, cell, Source(tmp_path / "mine.npz", dataset, world if evaluate else None))
 
-    yield open_cell
-    for cell in opened.values():
-        cell.close()
+    return open_cell
 
 
 def finish(cell):
-    while not cell.finished:
+    while not cell.training.ended:
         cell.advance()
     return cell
+
+
+def checkpoint(cell, name="last.safetensors"):
+    """A file of the checkpoint at which a cell continues."""
+    return cell.folder.path.parents[1] / "checkpoints" / cell.folder.checkpoint().path / name
 
 
 def rows(folder: CellFolder):
@@ -152,13 +153,13 @@ class TestContinuation:
     def test_interrupted_equals_uninterrupted(self, run_cell, stop_after):
         whole = finish(run_cell("whole"))
         part = run_cell("part")
-        while part.trainer.algorithm.updates < stop_after:
-            part.advance(stop=lambda: part.trainer.algorithm.updates >= stop_after)
+        while part.training.trainer.algorithm.updates < stop_after:
+            part.advance(stop=lambda: part.training.trainer.algorithm.updates >= stop_after)
         part.save()
         again = finish(run_cell("part"))
         ours, theirs = (
-            read_checkpoint(whole.folder.last_checkpoint)[0],
-            read_checkpoint(again.folder.last_checkpoint)[0],
+            read_checkpoint(checkpoint(whole))[0],
+            read_checkpoint(checkpoint(again))[0],
         )
         assert ours.keys() == theirs.keys()
         for key in ours:
@@ -171,8 +172,8 @@ class TestContinuation:
         settings = {"td3_bc": SETTINGS["td3_bc"] | {"policy_freq": 3}}
         whole = finish(run_cell("whole", settings=settings))
         part = run_cell("part", settings=settings)
-        while part.trainer.algorithm.updates < 49:
-            part.advance(stop=lambda: part.trainer.algorithm.updates >= 49)
+        while part.training.trainer.algorithm.updates < 49:
+            part.advance(stop=lambda: part.training.trainer.algorithm.updates >= 49)
         part.save()
         again = finish(run_cell("part", settings=settings))
         assert rows(whole.folder) == rows(again.folder)
@@ -184,13 +185,13 @@ class TestContinuation:
             pytest.skip(f"no {missing}")
         whole = finish(run_cell("whole", compile="on"))
         part = run_cell("part", compile="on")
-        while part.trainer.algorithm.updates < stop_after:
-            part.advance(stop=lambda: part.trainer.algorithm.updates >= stop_after)
+        while part.training.trainer.algorithm.updates < stop_after:
+            part.advance(stop=lambda: part.training.trainer.algorithm.updates >= stop_after)
         part.save()
         again = finish(run_cell("part", compile="on"))
         ours, theirs = (
-            read_checkpoint(whole.folder.last_checkpoint)[0],
-            read_checkpoint(again.folder.last_checkpoint)[0],
+            read_checkpoint(checkpoint(whole))[0],
+            read_checkpoint(checkpoint(again))[0],
         )
         for key in ours:
             assert torch.equal(ours[key], theirs[key]), key
@@ -201,9 +202,13 @@ class TestContinuation:
         part = run_cell("part")
         for _ in range(2):
             part.advance()
-        checkpoint = part.folder.last_checkpoint.read_bytes()
+        record, folder = part.folder.path / "checkpoint.json", checkpoint(part).parent
+        before = record.read_bytes(), {path.name: path.read_bytes() for path in folder.iterdir()}
         part.advance()
-        part.folder.last_checkpoint.write_bytes(checkpoint)  # as if the process had died before writing it
+        folder.mkdir()  # as if the process had died before writing the next one
+        record.write_bytes(before[0])
+        for name, content in before[1].items():
+            (folder / name).write_bytes(content)
         with (part.folder.path / "metrics.csv").open("a") as file:
             file.write("120,3.1")  # and in the middle of a line
         assert rows(finish(run_cell("part")).folder) == rows(whole.folder)
@@ -214,10 +219,10 @@ class TestContinuation:
         part = run_cell("part")
         part.advance()
         part.advance()
-        path = part.folder.last_checkpoint
+        path = checkpoint(part)
         path.write_bytes(path.read_bytes()[:-1000] if content is None else content)
         again = run_cell("part")
-        assert again.trainer.algorithm.updates == 0
+        assert again.training.trainer.algorithm.updates == 0
         assert rows(finish(again).folder) == rows(whole.folder)
 
     def test_held_out_episodes_choose_nothing(self, run_cell, dataset):
@@ -225,7 +230,7 @@ class TestContinuation:
         settings = {"bc_best": {"best_fraction": 0.3, "hidden_sizes": [8]}}
         cell = run_cell("held", settings=settings, algorithm="bc_best", holdout=0.5)
         rows, held_out = hold_out(dataset.terminals, 0.5)
-        chosen = set(cell.trainer.sampler.draw(4096).tolist())
+        chosen = set(cell.training.trainer.sampler.draw(4096).tolist())
         assert chosen <= set(rows.tolist())
         returns = dataset.rewards.reshape(12, 100).sum(axis=1)
         trained = sorted({row // 100 for row in rows}, key=lambda episode: returns[episode])
@@ -250,7 +255,7 @@ class TestContinuation:
         part = run_cell("part")
         for _ in range(3):
             part.advance()
-        tensors, facts = read_checkpoint(part.folder.last_checkpoint)
+        tensors, facts = read_checkpoint(checkpoint(part))
         if damage == "facts":
             del facts["diverged"]
         elif damage == "tensors":
@@ -259,54 +264,24 @@ class TestContinuation:
             key = next(key for key in reversed(tensors) if key.endswith("weight"))
             tensors[key] = torch.zeros(3, 3)
         metadata = None if damage == "metadata" else {"facts": json.dumps(facts)}
-        save_file(tensors, part.folder.last_checkpoint, metadata)
+        save_file(tensors, checkpoint(part), metadata)
+        torn = checkpoint(part)
         again = run_cell("part")
-        assert again.trainer.algorithm.updates == 0
+        assert again.training.trainer.algorithm.updates == 0
         assert "begins anew" in again.folder.log.read_text()
-        assert part.folder.last_checkpoint.with_name("last.safetensors.damaged").exists()
         assert rows(finish(again).folder) == rows(whole.folder)
         assert timeless(again.folder.result()) == timeless(whole.folder.result())
+        assert torn.exists(), "what could not be read is kept"
 
     def test_best_checkpoint_that_is_lost_begins_anew(self, run_cell):
         whole = finish(run_cell("whole"))
         part = run_cell("part")
-        while part.trainer.best_updates in (-1, part.trainer.reported):
+        while part.training.trainer.best_updates in (-1, part.training.trainer.reported):
             part.advance()  # until the best policy is not the last one
-        part.folder.best_checkpoint.write_bytes(b"torn")
+        checkpoint(part, "policy.safetensors").write_bytes(b"torn")
         again = run_cell("part")
-        assert again.trainer.algorithm.updates == 0
+        assert again.training.trainer.algorithm.updates == 0
         assert "begins anew" in again.folder.log.read_text()
-        assert timeless(finish(again).folder.result()) == timeless(whole.folder.result())
-
-    @pytest.mark.parametrize("content", ["older", "torn", "none"])
-    def test_killed_between_checkpoint_and_best_policy(self, run_cell, content):
-        """The trainer has the policy still."""
-        whole = finish(run_cell("whole"))
-        part = run_cell("part")
-        part.advance()
-        best = part.folder.best_checkpoint
-        older = best.read_bytes()
-        while part.trainer.best_updates == 0:
-            part.advance()
-        newer = best.read_bytes()
-        best.write_bytes(older if content == "older" else b"torn")
-        if content == "none":
-            best.unlink()
-        again = run_cell("part")
-        assert again.trainer.algorithm.updates == part.trainer.best_updates > 0
-        assert best.read_bytes() == newer
-        assert timeless(finish(again).folder.result()) == timeless(whole.folder.result())
-
-    def test_best_policy_of_other_updates_begins_anew(self, run_cell):
-        whole = finish(run_cell("whole"))
-        part = run_cell("part")
-        while part.trainer.best_updates in (-1, part.trainer.reported):
-            part.advance()
-        best = part.folder.best_checkpoint
-        save_file(load_file(best), best, {"facts": json.dumps({"updates": 110})})
-        again = run_cell("part")
-        assert again.trainer.algorithm.updates == 0
-        assert best.with_name("best.safetensors.damaged").exists()
         assert timeless(finish(again).folder.result()) == timeless(whole.folder.result())
 
     @pytest.mark.parametrize("kept", [0, 40, -1, -50])
@@ -322,14 +297,6 @@ class TestContinuation:
         expected = rows(whole.folder)
         assert rows(again.folder) == (expected if kept < 0 else expected[2:])
 
-    def test_one_process_at_a_time(self, run_cell, dataset, world):
-        cell = run_cell("whole")
-        assert cell.folder.is_locked()
-        with pytest.raises(TimeoutError):
-            CellRun(cell.folder, dataset, world)
-        cell.close()
-        assert not cell.folder.is_locked()
-
     def test_log_tells_what_happened(self, run_cell):
         cell = run_cell("whole")
         cell.advance()
@@ -342,8 +309,9 @@ class TestContinuation:
     def test_checkpoints_hold_no_partial_files(self, run_cell):
         cell = finish(run_cell("whole"))
         names = sorted(path.name for path in cell.folder.path.iterdir())
-        expected = ["best.safetensors", "cell.yaml", "last.safetensors", "log.txt", "metrics.csv", "result.json"]
-        assert [name for name in names if name != ".lock"] == expected
+        assert names == ["cell.yaml", "checkpoint.json", "log.txt", "metrics.csv", "result.json"]
+        files = [path for path in (cell.folder.path.parents[1] / "checkpoints").rglob("*") if path.is_file()]
+        assert sorted(path.name for path in files) == ["last.safetensors", "policy.safetensors", "policy.yaml"]
 
 
 class TestResult:
@@ -370,20 +338,20 @@ class TestResult:
         """Critics that start far above what the rewards pay, and hardly learn, stay there."""
         settings = {"td3_bc": SETTINGS["td3_bc"] | {"learning_rate": 1e-9}}
         cell = run_cell("diverged", settings=settings, divergence={"factor": 2.0, "reports": 3})
-        bound = float(cell.trainer._diagnostics._bound)
+        bound = float(cell.training.trainer._diagnostics._bound)
         with torch.no_grad():
             for name in ("critic_1", "critic_2"):
-                cell.trainer.algorithm.networks[name].net[-1].bias.fill_(2.5 * bound)
+                cell.training.trainer.algorithm.networks[name].net[-1].bias.fill_(2.5 * bound)
         seen = []
-        while not cell.finished:
+        while not cell.training.ended:
             cell.advance()
-            seen.append(cell.trainer.diverged)
+            seen.append(cell.training.trainer.diverged)
         assert seen == [False, False, True, True, True]
         result = cell.folder.result()
         assert result.status == DIVERGED
         assert result.updates == 120
         assert result.test.last.users == 5
-        assert read_checkpoint(cell.folder.last_checkpoint)[1]["diverged"]
+        assert read_checkpoint(checkpoint(cell))[1]["diverged"]
 
     def test_values_that_come_back_have_not_diverged(self):
         watch = DivergenceWatch(Divergence(factor=2.0, reports=2), unit=4.0)
@@ -406,17 +374,17 @@ class TestResult:
         """The error is raised by hand: there is no GPU here whose memory could be filled."""
         cell = run_cell("full")
         cell.advance()
-        before = cell.folder.last_checkpoint.read_bytes()
+        before = checkpoint(cell).read_bytes()
 
         def exhaust(batch, noise, phase):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-        monkeypatch.setattr(cell.trainer.algorithm, "learn", exhaust)
+        monkeypatch.setattr(cell.training.trainer.algorithm, "learn", exhaust)
         monkeypatch.setattr(memory, "largest_batch", lambda algorithm, buffer: 16)
         with pytest.raises(TrainingError, match=r"batch_size 32.*Set settings.td3_bc.batch_size to 16, or"):
             cell.advance()
-        assert cell.folder.last_checkpoint.read_bytes() == before
-        assert run_cell("full").trainer.algorithm.updates == 0
+        assert checkpoint(cell).read_bytes() == before
+        assert run_cell("full").training.trainer.algorithm.updates == 0
 
     def test_without_a_world_offline_metrics_only(self, run_cell):
         cell = finish(run_cell("offline", evaluate=False))
@@ -428,13 +396,13 @@ class TestResult:
         cell = run_cell("broken")
         cell.advance()
         with torch.no_grad():
-            cell.trainer.algorithm.networks["critic_1"].net[0].weight.fill_(torch.nan)
+            cell.training.trainer.algorithm.networks["critic_1"].net[0].weight.fill_(torch.nan)
         with pytest.raises(TrainingError, match="not finite"):
             cell.advance()
 
     def test_best_policy_file_is_enough_to_act(self, run_cell):
         cell = finish(run_cell("whole"))
-        tensors = load_file(cell.folder.best_checkpoint)
+        tensors = load_file(checkpoint(cell, "policy.safetensors"))
         assert {"normalizer.state_mean", "normalizer.action_scale", "actor.net.0.weight"} <= set(tensors)
 
 
@@ -476,7 +444,5 @@ def test_dataset_of_another_world(dataset):
 
 def test_a_worker_that_finds_another_world(run_cell, dataset):
     cell = run_cell("whole")
-    cell.close()
-    with pytest.raises(WorldError, match="collected in world .* but the world of diffuse_mix on .* is"):
-        CellRun(cell.folder, dataset, make_world(seed=1))
-    assert not cell.folder.is_locked()
+    with pytest.raises(WorldError, match="collected in world .* but the world of diffuse_mix is .* here"):
+        CellTraining(cell.folder.description, dataset, make_world(seed=1))

@@ -1,0 +1,279 @@
+"""The trainable of Ray Tune: an offline-RL algorithm on a dataset, tested in the simulator."""
+
+import logging
+import os
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from ray import tune
+from ray.exceptions import RayError
+from ray.train._internal.session import _TrainingResult
+from ray.tune import PlacementGroupFactory
+from ray.tune.result import DONE, SHOULD_CHECKPOINT
+
+from gems_ray import metrics
+from gems_ray.algorithms import AlgorithmClass, register
+from gems_ray.config import yaml_text
+from gems_ray.data.schema import Dataset
+from gems_ray.errors import ConfigError, GemsRayError
+from gems_ray.execution.cell_training import CellTraining, open_training
+from gems_ray.execution.listener import RunListener
+from gems_ray.execution.sources import open_source
+from gems_ray.execution.storage import CheckpointStorage
+from gems_ray.experiments.cell_folder import FAILED, RUNNING
+from gems_ray.experiments.check import check_experiment
+from gems_ray.experiments.records import CellCheckpoint, CellDescription
+from gems_ray.experiments.spec import Cell, Experiment
+from gems_ray.world.bundle import find_world
+
+SET_BACK = "set back"  # status of a trial that the machine ended, not the cell
+MACHINE_ERRORS = (OSError, MemoryError, RayError)  # of the machine, the object store or the network; they may pass
+
+Datasets = Mapping[str, "ray.ObjectRef[Dataset]"]
+
+
+class OfflineRL(tune.Trainable):
+    """Trains one algorithm on one dataset with one seed, for `ray.tune.Tuner`.
+
+        tuner = tune.Tuner(
+            OfflineRL,
+            param_space={
+                "environment": "diffuse_mix",
+                "algorithm": "td3_bc",
+                "settings": {"alpha": tune.loguniform(0.1, 10)},
+                "dataset": {"file": "mine.npz"},
+                "training": {"max_timesteps": 10_000, "evaluation_interval": 1_000},
+            },
+            tune_config=tune.TuneConfig(metric="eval/return_mean", mode="max", num_samples=8),
+        )
+
+    `config` holds plain values under the names of an experiment file: `environment`, and where they differ from the
+    defaults `algorithm`, `seed`, `settings` of the algorithm, `world`, `dataset`, `training`, `evaluation`, `resources`
+    (`cpu` and `gpu`). Every step trains up to the next evaluation and returns losses, Q-values and returns under the
+    names of gems_ray/metrics.py; the last one also returns what the test users made of the policies. A checkpoint holds
+    the exact state: an interrupted trial ends with the numbers of one that nothing disturbed. It can be loaded with
+    other settings, so that schedulers may change `alpha` or a learning rate on the way.
+    """
+
+    def setup(
+        self,
+        config: dict[str, Any],
+        dataset: Dataset | Datasets | None = None,
+        algorithms: Sequence[AlgorithmClass] = (),
+        slice_s: float | None = None,
+        raise_errors: bool = True,
+    ) -> None:
+        """Opens the training.
+
+        Args:
+            config: what is trained.
+            dataset: to train on, by `tune.with_parameters`; or references to datasets by environment. None for the
+                file that the config names.
+            algorithms: from outside the package, that this process does not know yet.
+            slice_s: seconds of training after which a step returns, and has its state saved, whether an evaluation was
+                due or not; None trains up to the evaluation.
+            raise_errors: false ends a trial that cannot go on with a `status` and a `reason`, in place of an error, so
+                that whoever runs it can tell a mistake of the cell from one of the machine.
+        """
+        logging.captureWarnings(True)
+        for algorithm in algorithms:
+            register(algorithm)
+        self._dataset, self._slice_s, self._raise_errors = dataset, slice_s, raise_errors
+        self._training: CellTraining | None = None
+        self._open()
+
+    def step(self) -> dict[str, Any]:
+        """Trains up to the next evaluation, or for a slice of time; a slice repeats the last report."""
+        ray._raylet.setproctitle(f"ray::{self!r}")  # Ray itself shows nothing but the class and the method
+        if self._training is not None:
+            self._attempt(self._train)
+        training, failed = self._training, self._status != RUNNING
+        report: dict[str, Any] = {**(training.report() if training else {}), metrics.LOG: "\n".join(self._log)}
+        self._log.clear()
+        if failed:
+            report |= {metrics.STATUS: self._status, metrics.REASON: self._reason}
+        elif self._slice_s is not None:
+            report[SHOULD_CHECKPOINT] = True
+        return {**report, DONE: failed or (training is not None and training.ended)}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Writes the exact state: safetensors with plain facts in JSON."""
+        if self._training is not None:
+            self._training.save(Path(checkpoint_dir))
+
+    def save(self, checkpoint_dir: str | None = None) -> _TrainingResult:
+        """Saves into the trial's storage; where that is full or cannot be reached, the trial ends after that."""
+        try:
+            return super().save(checkpoint_dir)
+        except MACHINE_ERRORS as error:
+            if self._raise_errors:
+                raise
+            self._end(SET_BACK, _first_line(error))
+            return _TrainingResult(checkpoint=None, metrics={})
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Continues from the folder of a checkpoint.
+
+        Raises:
+            CheckpointError: it is damaged, or of another algorithm.
+        """
+        if self._training is not None:
+            self._training.load(Path(checkpoint))
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Goes on with another config in the same process, which saves its start-up time."""
+        self.config = new_config
+        self._open()
+        return True
+
+    def cleanup(self) -> None:
+        """Lets go of the training."""
+        self._training = None
+
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> PlacementGroupFactory | None:
+        """The `resources` of the config; one CPU where it names none."""
+        asked = config.get("resources") or {}
+        return PlacementGroupFactory([{"CPU": asked.get("cpu", 1), "GPU": asked.get("gpu", 0)}])
+
+    def __repr__(self) -> str:
+        """What the dashboard and log prefixes show."""
+        return label(getattr(self, "config", None) or {}) or type(self).__name__
+
+    def _open(self) -> None:
+        self._training = None
+        self._status, self._reason = RUNNING, ""
+        self._log: list[str] = []
+        self._attempt(self._load)
+
+    def _load(self) -> None:
+        cell = cell_of(self.config)
+        self._share_machine()
+        checkpoint = self.config.get("checkpoint")
+        dataset, world = self._data(cell)
+        with ExitStack() as stack:
+            folder = None
+            if checkpoint:
+                storage = CheckpointStorage(checkpoint["storage"])
+                where = CellCheckpoint(path=checkpoint["path"], updates=0)
+                folder = stack.enter_context(storage.fetched(where))
+            self._training = open_training(CellDescription.of(cell), dataset, world, folder, self._log.append)
+
+    def _data(self, cell: Cell) -> tuple[Dataset, Any]:
+        """The dataset, and the world that it was collected in, if that is known."""
+        if self._dataset is None:
+            source = open_source(_as_in_the_script(cell.experiment), cell.environment, RunListener())
+            return source.dataset, source.world
+        given = self._dataset
+        dataset = given if isinstance(given, Dataset) else ray.get(given[cell.environment])
+        world = find_world(cell.experiment.world(cell.environment)) if dataset.world_fingerprint else None
+        return dataset, world
+
+    def _share_machine(self) -> None:
+        """As many threads as the trial has CPUs, and its share of the GPU's memory, which Ray does not divide."""
+        asked = self.trial_resources
+        share = asked.required_resources if isinstance(asked, PlacementGroupFactory) else {}
+        torch.set_num_threads(max(1, int(share.get("CPU", 1))))
+        if torch.cuda.is_available() and 0 < share.get("GPU", 0) < 1:
+            torch.cuda.set_per_process_memory_fraction(share["GPU"])
+
+    def _train(self) -> None:
+        assert self._training is not None
+        deadline = None if self._slice_s is None else time.monotonic() + self._slice_s
+        # One evaluation at most, so that a scheduler sees each of them.
+        self._training.advance(stop=lambda: deadline is not None and time.monotonic() > deadline)
+
+    def _attempt(self, work: Callable[[], None]) -> None:
+        if self._raise_errors:
+            work()
+            return
+        try:
+            work()
+        except MACHINE_ERRORS as error:
+            self._end(SET_BACK, _first_line(error))
+        except (GemsRayError, torch.OutOfMemoryError) as error:
+            self._end(FAILED, str(error))
+        except Exception as error:
+            self._log.append(traceback.format_exc())
+            self._end(FAILED, f"{type(error).__name__}: {error} (the traceback is in the cell's log)")
+
+    def _end(self, status: str, reason: str) -> None:
+        self._status, self._reason = status, reason
+
+
+CONFIG_KEYS = (
+    "environment",
+    "algorithm",
+    "seed",
+    "settings",
+    "world",
+    "dataset",
+    "training",
+    "evaluation",
+    "resources",
+)
+
+
+def cell_of(config: Mapping[str, Any]) -> Cell:
+    """The cell that the config of a trial stands for.
+
+    Raises:
+        ConfigError: a key is unknown, or a value impossible.
+    """
+    given = {key: _plain(value) for key, value in config.items() if key not in ("checkpoint", "cell")}
+    if unknown := [key for key in given if key not in CONFIG_KEYS]:
+        raise ConfigError(f"config: `{unknown[0]}` is not known. Keys: {', '.join(CONFIG_KEYS)}.")
+    environment, settings, world = given.get("environment"), given.pop("settings", None), given.pop("world", None)
+    algorithm = given.get("algorithm", "td3_bc")
+    given |= {"settings": {algorithm: settings}} if settings else {}
+    given |= {"worlds": {environment: world}} if world else {}
+    cells = check_experiment(given).cells()
+    if len(cells) != 1:
+        raise ConfigError(
+            "config: expected one environment, one algorithm and one seed; many trials have many configs."
+        )
+    return cells[0]
+
+
+def config_of(cell: Cell) -> dict[str, Any]:
+    """The config of the trial that trains a cell."""
+    described = cell.describe()
+    imports = cell.experiment.imports
+    return {**described, "algorithm": imports.get(cell.algorithm, cell.algorithm)}
+
+
+def label(config: Mapping[str, Any]) -> str:
+    """What a trial trains, on a line: `td3_bc diffuse_mix seed 1 alpha 0.46`."""
+    if "environment" not in config:
+        return ""
+    settings = [f"{name} {yaml_text(value)}" for name, value in (config.get("settings") or {}).items()]
+    words = [config.get("algorithm", "td3_bc"), config["environment"], f"seed {config.get('seed', 0)}", *settings]
+    return " ".join(map(str, words))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _as_in_the_script(experiment: Experiment) -> Experiment:
+    """With paths as the script meant them: Tune may have moved this process into the folder of its trial."""
+    start = Path(os.environ.get("TUNE_ORIG_WORKING_DIR", ""))
+    spec = experiment.dataset
+    paths = {"folder": str(start / spec.folder), "file": spec.file and str(start / spec.file)}
+    return experiment.model_copy(update={"dataset": spec.model_copy(update=paths)})
+
+
+def _plain(value: Any) -> Any:
+    """A value of a search space without NumPy's types."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return value.item() if isinstance(value, np.generic) else value
