@@ -109,6 +109,7 @@ def run(
     *,
     in_process: bool = False,
     address: str | None = None,
+    storage: str | None = None,
     study_storage: str | None = None,
     listener: "RunListener | None" = None,
 ) -> "Run":
@@ -121,7 +122,10 @@ def run(
         experiment: a YAML file, the same as a dict, or an Experiment.
         folder: of the run; `runs/NAME` if not given, after the experiment's file NAME.yaml.
         in_process: train one cell after the other in this process, in place of Ray; not for searches.
-        address: of a Ray cluster that sees the folder; None starts Ray on this machine.
+        address: of a Ray cluster; None starts Ray on this machine. Its nodes must see the folder, unless there is a
+            `storage`.
+        storage: URI below which the checkpoints are kept, such as s3://bucket/runs; None for the folder, or for what a
+            run that goes on began with.
         study_storage: database URL of a search's study; None for SQLite in the folder.
         listener: hears what is done; None logs it to the logger `gems_ray`.
     Returns:
@@ -147,7 +151,7 @@ def run(
         from gems_ray.tune.backend import RayBackend
 
         backend = RayBackend(address)
-    run_experiment(checked, path, backend, listener or RunListener(), study_storage)
+    run_experiment(checked, path, backend, listener or RunListener(), storage, study_storage)
     return open_run(path)
 
 

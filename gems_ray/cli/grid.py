@@ -6,12 +6,12 @@ from typing import Annotated
 import typer
 
 from gems_ray.cli.options import Address, DryRun, Name, Storage
-from gems_ray.cli.paths import run_path
+from gems_ray.cli.paths import RUNS, run_places
 
 
 def grid(
     config: Annotated[Path, typer.Argument(help="Experiment file, for example tune_configs/grid.yaml.")],
-    storage: Storage = Path("runs"),
+    storage: Storage = RUNS,
     name: Name = None,
     address: Address = None,
     dry_run: DryRun = False,
@@ -27,8 +27,9 @@ def grid(
     experiment = load_experiment(config)
     if experiment.search:
         raise ConfigError(f"{config}: describes a search. Run it with `{program_name()} search {config}`.")
-    folder = run_path(storage, config.stem if name is None else name)
+    folder, uri = run_places(storage, config.stem if name is None else name)
     if dry_run:
         print_plan(experiment, folder, address)
     else:
-        run_and_print(experiment, folder, CellsListener(), resume_command(folder, address, None), address=address)
+        again = resume_command(folder, address, None)
+        run_and_print(experiment, folder, CellsListener(), again, address=address, storage=uri)

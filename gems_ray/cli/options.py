@@ -1,11 +1,13 @@
 """Arguments and options that several commands have."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-Storage = Annotated[Path, typer.Option(help="Folder of the run folders.")]
+Storage = Annotated[
+    str,
+    typer.Option(help="Folder of the run folders; or a URI for the checkpoints, s3://bucket/runs, beside runs/NAME."),
+]
 Name = Annotated[str | None, typer.Option(help="Name of the run folder [default: name of the file].")]
 Address = Annotated[str | None, typer.Option(help="Ray cluster to join, in place of this machine.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and list everything, run nothing (as `plan`).")]

@@ -3,12 +3,28 @@
 import os
 from pathlib import Path
 
+RUNS = "runs"
 LONGEST_NAME = 255  # bytes, of a file or folder
+
+
+def run_places(storage: str, name: str) -> tuple[Path, str | None]:
+    """The run folder of a name, and the URI below which its checkpoints are kept, if that is elsewhere.
+
+    Args:
+        storage: a folder, or a URI.
+        name: of the run.
+    Raises:
+        ConfigError: as `run_path`.
+    """
+    return (run_path(Path(RUNS), name), storage) if "://" in storage else (run_path(Path(storage), name), None)
 
 
 def run_path(storage: Path, name: str) -> Path:
     """The run folder of a name.
 
+    Args:
+        storage: folder of the run folders.
+        name: of the run.
     Raises:
         ConfigError: the name is not one of a folder below the storage, or a file stands in the way.
     """

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gems_ray.cli.options import Address, Name, Storage
-from gems_ray.cli.paths import run_path
+from gems_ray.cli.paths import RUNS, run_places
 
 if TYPE_CHECKING:
     from gems_ray.execution.plan import Plan
@@ -17,7 +17,7 @@ SHOWN_CELLS = 40
 
 def plan(
     config: Annotated[Path, typer.Argument(help="Experiment file.")],
-    storage: Storage = Path("runs"),
+    storage: Storage = RUNS,
     name: Name = None,
     address: Address = None,
 ) -> None:
@@ -28,7 +28,8 @@ def plan(
     """
     from gems_ray.experiments.check import load_experiment
 
-    print_plan(load_experiment(config), run_path(storage, config.stem if name is None else name), address)
+    folder, _ = run_places(storage, config.stem if name is None else name)
+    print_plan(load_experiment(config), folder, address)
 
 
 def print_plan(experiment: "Experiment", folder: Path, address: str | None) -> None:

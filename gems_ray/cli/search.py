@@ -6,14 +6,14 @@ from typing import Annotated
 import typer
 
 from gems_ray.cli.options import Address, DryRun, Name, Storage, StudyStorage
-from gems_ray.cli.paths import run_path
+from gems_ray.cli.paths import RUNS, run_places
 
 
 def search(
     config: Annotated[
         Path, typer.Argument(help="Experiment file with `search`, e.g. tune_configs/search_td3_bc.yaml.")
     ],
-    storage: Storage = Path("runs"),
+    storage: Storage = RUNS,
     name: Name = None,
     address: Address = None,
     study_storage: StudyStorage = None,
@@ -36,9 +36,10 @@ def search(
         raise ConfigError(
             f"{config}: has no `search`. Run it with `{program_name()} grid {config}`, or add what to search."
         )
-    folder = run_path(storage, config.stem if name is None else name)
+    folder, uri = run_places(storage, config.stem if name is None else name)
     if dry_run:
         print_plan(experiment, folder, address)
     else:
         again = resume_command(folder, address, study_storage)
-        run_and_print(experiment, folder, CellsListener(), again, address=address, study_storage=study_storage)
+        options = {"address": address, "storage": uri, "study_storage": study_storage}
+        run_and_print(experiment, folder, CellsListener(), again, **options)

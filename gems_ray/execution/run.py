@@ -10,6 +10,7 @@ from gems_ray.errors import ConfigError
 from gems_ray.execution.interruption import RunInterrupted
 from gems_ray.execution.listener import RunListener
 from gems_ray.execution.sources import Source, open_source, record_datasets, write_references
+from gems_ray.execution.storage import open_storage, storage_of_run
 from gems_ray.experiments.candidates import candidates, read_trials, search_of, with_objectives, write_best
 from gems_ray.experiments.cell_folder import ENDED
 from gems_ray.experiments.objectives import FQE
@@ -69,7 +70,12 @@ class Backend(Protocol):
 
 
 def run_experiment(
-    experiment: Experiment, path: Path, backend: Backend, listener: RunListener, study_storage: str | None = None
+    experiment: Experiment,
+    path: Path,
+    backend: Backend,
+    listener: RunListener,
+    storage: str | None = None,
+    study_storage: str | None = None,
 ) -> RunFolder:
     """Runs what has not ended yet: the cells of a grid, or the trials of a search and their confirmation.
 
@@ -78,6 +84,7 @@ def run_experiment(
         path: of the run folder, new or of the same experiment.
         backend: trains the cells; closed at the end.
         listener: hears what is done.
+        storage: URI below which the checkpoints are kept; None for the run folder, or for what the run began with.
         study_storage: database of a search's study; None for SQLite in the run folder.
     Returns:
         the run folder, its tables written. Cells may have failed or be unfinished: the folder says which.
@@ -90,6 +97,9 @@ def run_experiment(
         from gems_ray.experiments.study import check_storage
 
         check_storage(study_storage)
+    uri = None if storage is None else storage_of_run(storage, path.name)
+    if uri is not None:
+        open_storage(uri)
     if not experiment.search:  # a search finds its objectives first
         check_free(path, experiment)
     sources = {environment: open_source(experiment, environment, listener) for environment in experiment.environment}
@@ -98,6 +108,7 @@ def run_experiment(
         experiment = resolve_search(experiment, has_world, listener)
     folder = RunFolder.create(path, experiment, machine_report())
     with folder.locked():
+        folder.check_storage(uri)
         record_datasets(folder, sources)
         for environment, source in sources.items():
             if source.world and experiment.evaluation.test_users:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pyarrow import fs
 
@@ -66,6 +67,17 @@ def attempt_name() -> str:
     return f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
+def storage_of_run(storage: str, name: str) -> str:
+    """Where a run of this name keeps its checkpoints in a storage of many runs.
+
+    Args:
+        storage: a folder, or a URI, with or without a query.
+        name: of the run.
+    """
+    place, mark, query = storage.partition("?")
+    return f"{place.rstrip('/')}/{name}{mark}{query}"
+
+
 def absolute(root: str) -> str:
     """A folder or URI as every process finds it, whatever its working directory."""
     return root if "://" in root else str(Path(root).absolute())
@@ -75,13 +87,18 @@ def open_storage(root: str) -> tuple[fs.FileSystem, str]:
     """File system and path of a folder or URI.
 
     Raises:
-        RunFolderError: nothing opens it.
+        RunFolderError: the URI holds a password, or nothing answers there.
     """
-
     if "://" not in root:
         return fs.LocalFileSystem(), absolute(root)
+    if "@" in urlsplit(root).netloc:
+        raise RunFolderError(
+            "--storage: expected a URI without keys, because it is written into the run folder. Give them by the "
+            "environment, for example AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
+        )
     try:
         filesystem, path = fs.FileSystem.from_uri(root)
+        filesystem.get_file_info(path)
     except (OSError, ValueError) as error:
         raise RunFolderError(f"--storage {root}: cannot be opened ({str(error).splitlines()[0]}).") from None
     return filesystem, path.rstrip("/")

@@ -57,18 +57,19 @@ class RayBackend:
     def _started(self, run: OpenRun) -> "CellRunner":
         """What runs cells; starts Ray, once."""
         if self._runner is None:
-            from gems_ray.tune.cluster import connected, nodes, token_file
+            from gems_ray.tune.cluster import check_nodes, connected, nodes, token_file
             from gems_ray.tune.run import CellRunner
 
             listener = run.listener
             listener.on_line("Starting Ray ..." if self._address is None else f"Joining Ray at {self._address} ...")
             dashboard = self._stack.enter_context(connected(self._address, run.folder.path / "ray.log"))
             received = self._stack.enter_context(first_signal())  # after Ray, which leaves a handler of its own
+            check_nodes(None if "://" in run.folder.storage else run.folder.path)
             resources = run.experiment.resources.usable_on(nodes(), listener.on_line)
             at_once = sum(resources.cells_on(*node) for node in nodes())
             listener.on_line(f"Ray dashboard: {dashboard or 'not available'}")
-            where = token_file() or "no file (authentication is off, or RAY_AUTH_TOKEN is set)"
-            listener.on_line(f"Its token is in {where}")
+            if token := token_file():
+                listener.on_line(f"The dashboard asks for a token: paste the content of {token} there.")
             listener.on_training(run.folder)
             self._runner = CellRunner(
                 run.folder, run.sources, resources, at_once, listener.on_cell, lambda: received() is not None

@@ -3,12 +3,15 @@
 import logging
 import os
 import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 import ray
 from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from gems_ray.errors import ResourceError
 from gems_ray.files import log_handler
@@ -27,6 +30,8 @@ ENVIRONMENT = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 WORKER_ENVIRONMENT = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}  # a cell without a share of a GPU does not see any
+CREDENTIALS = ("AWS_", "GOOGLE_APPLICATION_CREDENTIALS")  # beginnings of what a storage asks for on every machine
+LONGEST_ANSWER_S = 60.0  # of a node that is asked what it has
 
 
 @contextmanager
@@ -52,7 +57,7 @@ def connected(address: str | None, log: Path) -> Iterator[str]:
             dashboard_host="127.0.0.1",
             log_to_driver=False,
             configure_logging=False,
-            runtime_env={"env_vars": {name: os.environ.get(name, value) for name, value in WORKER_ENVIRONMENT.items()}},
+            runtime_env={"env_vars": _worker_environment()},
         )
     except (ConnectionError, ValueError, RuntimeError, RayError) as error:
         reason = str(error).splitlines()[0]
@@ -70,6 +75,58 @@ def set_environment() -> None:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     ray._raylet.Config.initialize("")  # reads RAY_AUTH_MODE again, which Ray's C++ part has read when it was imported
+
+
+def _worker_environment() -> dict[str, str]:
+    """The variables that the processes of every node need."""
+    credentials = {name: value for name, value in os.environ.items() if name.startswith(CREDENTIALS)}
+    return credentials | {name: os.environ.get(name, value) for name, value in WORKER_ENVIRONMENT.items()}
+
+
+def check_nodes(folder: Path | None) -> None:
+    """Makes sure that every node of a cluster runs the same versions, and sees the folder of the checkpoints.
+
+    Args:
+        folder: of this machine; None where the checkpoints are kept elsewhere.
+    Raises:
+        ResourceError: one differs, or does not answer.
+    """
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    if len(alive) < 2:
+        return
+    here = _versions()
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".seen-by-every-node-") as marker:
+        ask = ray.remote(num_cpus=0)(_look_around)
+        asked = {
+            node["NodeManagerAddress"]: ask.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            ).remote(marker.name)
+            for node in alive
+        }
+        for address, answer in asked.items():
+            try:
+                versions, seen = ray.get(answer, timeout=LONGEST_ANSWER_S)
+            except RayError as error:
+                reason = str(error).strip().splitlines()[-1]
+                raise ResourceError(f"node {address}: gems_ray does not run there ({reason}). Install it.") from None
+            if versions != here:
+                raise ResourceError(
+                    f"node {address}: has {versions}, this machine has {here}. Install the same on every node."
+                )
+            if folder is not None and not seen:
+                raise ResourceError(
+                    f"node {address}: does not see {folder}, where the checkpoints would lie. Choose a --storage that "
+                    "every node sees: a shared folder, or a URI such as s3://bucket/runs."
+                )
+
+
+def _look_around(marker: str) -> tuple[str, bool]:
+    """What a node has: its versions, and whether it sees a file."""
+    return _versions(), Path(marker).exists()
+
+
+def _versions() -> str:
+    return ", ".join(f"{name} {version(name)}" for name in ("gems_ray", "torch"))
 
 
 def _log_to(log: Path) -> None:

@@ -76,7 +76,7 @@ def test_from_nothing_to_the_table(command, experiment, tmp_path):
     run = tmp_path / "runs" / "small"
     assert (tmp_path / "offline_datasets" / "diffuse_mix_mixed.npz").is_file()
     assert re.search(r"Ray dashboard: http://127\.0\.0\.1:\d+", done.stdout)
-    assert "Its token is in " in done.stdout
+    assert re.search(r"asks for a token: paste the content of \S+ there", done.stdout)
     assert "resources.gpu 0.25 is ignored" in done.stdout
     assert "Run folder: runs/small" in done.stdout
     table_lines = done.stdout.split("environment  algorithm")[1].splitlines()
