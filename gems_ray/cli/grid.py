@@ -17,6 +17,10 @@ def grid(
     dry_run: DryRun = False,
 ) -> None:
     """Run every cell of an experiment file. The same command continues an interrupted run."""
+    from gems_ray.cli.console import print_line
+
+    print_line(f"Reading {config} ...")  # before torch, whose import may take long on a busy machine
+
     from gems_ray.cli.outcome import resume_command, run_and_print
     from gems_ray.cli.plan import print_plan
     from gems_ray.cli.progress import CellsListener

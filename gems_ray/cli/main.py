@@ -10,6 +10,7 @@ from rich.console import Console
 
 from gems_ray.cli import world
 from gems_ray.cli.collect import collect
+from gems_ray.cli.console import visible
 from gems_ray.cli.export import export
 from gems_ray.cli.grid import grid
 from gems_ray.cli.init_configs import init_configs
@@ -21,6 +22,7 @@ from gems_ray.cli.settings import SettingsCommand
 from gems_ray.cli.status import status
 from gems_ray.cli.train import train
 from gems_ray.errors import GemsRayError
+from gems_ray.execution.interruption import listening
 from gems_ray.program import program_name
 
 app = typer.Typer(
@@ -42,7 +44,8 @@ OUT_OF_MEMORY = ("can't allocate memory", "out of memory")  # torch's RuntimeErr
 def main() -> None:
     """Runs the command line."""
     try:
-        sys.exit(app(prog_name=program_name(), standalone_mode=False) or 0)
+        with listening():
+            sys.exit(app(prog_name=program_name(), standalone_mode=False) or 0)
     except UsageError as error:
         _print_usage_error(error)
         sys.exit(2)
@@ -77,4 +80,4 @@ def _print_usage_error(error: Any) -> None:
 
 def print_error(error: Exception | str) -> None:
     """Prints an error as it is: no markup, no wrapping."""
-    Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+    Console(stderr=True).print(visible(f"error: {error}"), markup=False, highlight=False, soft_wrap=True)

@@ -8,8 +8,9 @@ import typer
 import gems_ray
 from gems_ray.cli.console import print_line
 from gems_ray.cli.export import print_tables
-from gems_ray.experiments.cell_folder import ENDED, FAILED
-from gems_ray.experiments.run_folder import RunFolder
+from gems_ray.experiments.cell_folder import FAILED
+from gems_ray.experiments.progress import read_progress
+from gems_ray.experiments.run_folder import EXPERIMENT, RunFolder
 from gems_ray.program import command_line
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ def run_and_print(
             gems_ray.run(experiment, folder, listener=listener, **options)
         except gems_ray.RunInterrupted as interruption:
             interrupted_by = interruption.number
+    if interrupted_by and not (folder / EXPERIMENT).exists():
+        print_line("Interrupted before anything was begun.")
+        raise typer.Exit(128 + interrupted_by)
     run = RunFolder.open(folder)
     print_tables(run)
     cells = run.cells()
@@ -44,13 +48,13 @@ def run_and_print(
         result = cell.result()
         print_line(f"failed: {cell.path.name}: {result.reason if result else ''}")
     print_line(f"Run folder: {folder}")
-    unfinished = sum(cell.status not in ENDED for cell in cells)
-    if unfinished or interrupted_by:
-        print_line(f"{unfinished} of {len(cells)} cells are not finished; all are saved. Continue with:")
+    progress = read_progress(run)
+    if progress.has_work or interrupted_by:
+        print_line(f"{progress.counts()}; everything is saved. Continue with:")
         print_line(f"  {again}")
     if interrupted_by:
         raise typer.Exit(128 + interrupted_by)
-    if unfinished or failed:
+    if progress.has_work or failed:
         raise typer.Exit(1)
 
 

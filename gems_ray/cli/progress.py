@@ -9,9 +9,10 @@ from typing import Self
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from gems_ray import metrics
-from gems_ray.cli.console import console, print_line
+from gems_ray.cli.console import console, print_line, visible
 from gems_ray.execution.listener import RunListener
 from gems_ray.experiments.cell_folder import ENDED
 from gems_ray.experiments.progress import CellProgress, CellState, RunState, describe_seconds, read_cell, read_progress
@@ -130,5 +131,5 @@ def cell_table(cells: Sequence[CellState]) -> Table:
             for key in (metrics.RETURN_MEAN, metrics.BEST_RETURN, metrics.Q_POLICY)
         ]
         share = f"{100 * cell.updates / cell.max_timesteps:.0f}%" if cell.report and cell.max_timesteps else "-"
-        table.add_row(cell.name, cell.state, share, *numbers)
+        table.add_row(Text(visible(cell.name)), cell.state, share, *numbers)
     return table

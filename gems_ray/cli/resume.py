@@ -17,6 +17,10 @@ def resume(
 
     Cells that have ended stay as they are, failed ones run again, others go on from their last checkpoints.
     """
+    from gems_ray.cli.console import print_line
+
+    print_line(f"Reading {run} ...")  # before torch, whose import may take long on a busy machine
+
     from gems_ray.cli.outcome import resume_command, run_and_print
     from gems_ray.cli.progress import CellsListener
     from gems_ray.experiments.check import load_experiment

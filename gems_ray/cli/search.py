@@ -24,6 +24,10 @@ def search(
     The best ones and the defaults are then trained again on fresh seeds and scored by the test users. The same command
     continues an interrupted search.
     """
+    from gems_ray.cli.console import print_line
+
+    print_line(f"Reading {config} ...")  # before torch, whose import may take long on a busy machine
+
     from gems_ray.cli.outcome import resume_command, run_and_print
     from gems_ray.cli.plan import print_plan
     from gems_ray.cli.progress import CellsListener

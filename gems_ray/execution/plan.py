@@ -95,10 +95,11 @@ class Plan:
     disk_free_bytes: int
     place: Path
 
-    def updates_per_second(self, algorithm: str) -> float:
-        """Measured here, alone and not compiled; the fastest of its environments."""
-        speeds = (cell.cost.updates_per_second for cell in self.cells if cell.cell.algorithm == algorithm)
-        return max(speeds, default=0.0)
+    def updates_per_second(self, algorithm: str) -> tuple[float, float]:
+        """Lowest and highest speed of several short measurements here, alone and not compiled."""
+        costs = [cell.cost for cell in self.cells if cell.cell.algorithm == algorithm]
+        slowest = min((cost.slowest for cost in costs), default=0.0)
+        return slowest, max((cost.updates_per_second for cost in costs), default=0.0)
 
 
 def plan_experiment(

@@ -56,20 +56,25 @@ class RunState:
     @property
     def stopped(self) -> bool:
         """Whether something is left to do, and no process does it."""
-        return self._has_work and not self.running
+        return self.has_work and not self.running
 
     @property
-    def _has_work(self) -> bool:
+    def has_work(self) -> bool:
+        """Whether a cell has not ended, or not begun."""
         return len(self.cells) < self.planned or any(cell.state not in ENDED for cell in self.cells)
 
-    def summary(self) -> str:
-        """One line: states, and the time that is left."""
+    def counts(self) -> str:
+        """How many cells are in which state: `2 finished, 3 not begun`."""
         counts = Counter(cell.state for cell in self.cells)
         parts = [f"{count} {state}" for state, count in sorted(counts.items())]
         if (later := self.planned - len(self.cells)) > 0:
             parts.append(f"{later} not begun")
-        text = ", ".join(parts) or "nothing begun"
-        if not self._has_work:
+        return ", ".join(parts) or "nothing begun"
+
+    def summary(self) -> str:
+        """One line: states, and the time that is left."""
+        text = self.counts()
+        if not self.has_work:
             return f"{text}."
         if self.stopped:
             return f"{text}. No process runs it."

@@ -16,8 +16,9 @@ from gems_ray.flat_state import flatten_modules
 from gems_ray.learning.trainer import evaluation_points, resolve_device
 from gems_ray.world.bundle import World
 
-MEASURED_SECONDS = 1.5
+MEASUREMENTS, MEASURED_SECONDS = 6, 0.25  # short ones, of which the best counts: other work of the machine is not ours
 PROBE_ROWS = 4_096
+EVALUATIONS = 2
 START_SECONDS = 5.0  # of a worker process: Python, torch, the dataset
 
 
@@ -25,7 +26,8 @@ START_SECONDS = 5.0  # of a worker process: Python, torch, the dataset
 class Estimate:
     """The cost of one cell on this machine."""
 
-    updates_per_second: float
+    updates_per_second: float  # the best of several short measurements
+    slowest: float  # of them, updates per second: far below the best on a busy machine
     seconds: float
     disk_bytes: int
 
@@ -64,20 +66,28 @@ def estimate(
     learner.prepare(dataset.rewards, dataset.terminals, sampler.reward_factor)
     batch_size = config.batch_size
     learner.update(sampler.sample(batch_size))  # the first one sets up more than it computes
-    start, count = time.perf_counter(), 0
-    while time.perf_counter() - start < MEASURED_SECONDS:
-        losses = learner.update(sampler.sample(batch_size))
-        float(next(iter(losses.values())))  # waits for a GPU
-        count += 1
-    speed = count / (time.perf_counter() - start)
+    speeds = []
+    for _ in range(MEASUREMENTS):
+        start, count = time.perf_counter(), 0
+        while time.perf_counter() - start < MEASURED_SECONDS:
+            losses = learner.update(sampler.sample(batch_size))
+            float(next(iter(losses.values())))  # waits for a GPU
+            count += 1
+        speeds.append(count / (time.perf_counter() - start))
+    speed = max(speeds)
 
     seconds = START_SECONDS + training.max_timesteps / speed
     if world:
-        start = time.perf_counter()
-        Evaluator(world, "validation", evaluation.validation_users).evaluate(learner.policy(sampler.normalizer))
-        per_user = (time.perf_counter() - start) / evaluation.validation_users
+        evaluator = Evaluator(world, "validation", evaluation.validation_users)
+        learned = learner.policy(sampler.normalizer)
+        times = []
+        for _ in range(EVALUATIONS):
+            start = time.perf_counter()
+            evaluator.evaluate(learned)
+            times.append(time.perf_counter() - start)
+        per_user = min(times) / evaluation.validation_users
         evaluations = len(evaluation_points(training.max_timesteps, training.evaluation_interval))
         seconds += per_user * (evaluations * evaluation.validation_users + 2 * evaluation.test_users)
     whole = sum(tensor.nbytes for tensor in learner.state_dict().values())
     policy = sum(tensor.nbytes for tensor in flatten_modules(learner.networks).values())
-    return Estimate(speed, seconds, whole + policy)
+    return Estimate(speed, min(speeds), seconds, whole + policy)

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gems_ray.execution.interruption import RunInterrupted, first_signal
+from gems_ray.execution.plan import Machine, this_machine
 from gems_ray.execution.run import OpenRun
 from gems_ray.experiments.check import check_placement
 from gems_ray.experiments.spec import Cell, Experiment
 from gems_ray.learning.trainer import resolve_device
+from gems_ray.program import command_line
 
 if TYPE_CHECKING:
-    from gems_ray.execution.plan import Machine
     from gems_ray.experiments.study import StudyPlace
     from gems_ray.tune.run import CellRunner
 
@@ -32,9 +33,10 @@ class RayBackend:
 
     def check(self, experiment: Experiment) -> None:
         """Makes sure that cells find the device that they ask for."""
-        if self._address is None:
-            resolve_device(experiment.training.device)  # an error now, not in every cell
         check_placement(experiment)
+        if self._address is None:  # errors now, not in every cell or when Ray has been started
+            resolve_device(experiment.training.device)
+            experiment.resources.usable_on([this_machine()], lambda line: None)
 
     def train_cells(self, run: OpenRun, cells: Sequence[Cell]) -> None:
         """Trains cells until each has ended or was left for good."""
@@ -62,7 +64,12 @@ class RayBackend:
 
             listener = run.listener
             listener.on_line("Starting Ray ..." if self._address is None else f"Joining Ray at {self._address} ...")
-            dashboard = self._stack.enter_context(connected(self._address, run.folder.path / "ray.log"))
+            log = run.folder.path / "ray.log"
+            farewell = (
+                f"error: the run was killed, or Ray was lost ({log}). Everything up to the last seconds is saved. "
+                f"Continue with:\n  {command_line('resume', str(run.folder.path))}"
+            )
+            dashboard = self._stack.enter_context(connected(self._address, log, farewell))
             received = self._stack.enter_context(first_signal())  # after Ray, which leaves a handler of its own
             check_nodes(None if "://" in run.folder.storage else run.folder.path)
             resources = run.experiment.resources.usable_on(nodes(), listener.on_line)
@@ -77,7 +84,7 @@ class RayBackend:
         return self._runner
 
 
-def cluster_machines(address: str) -> "list[Machine]":
+def cluster_machines(address: str) -> list[Machine]:
     """CPUs and GPUs of every machine of a Ray cluster.
 
     Raises:
@@ -85,5 +92,5 @@ def cluster_machines(address: str) -> "list[Machine]":
     """
     from gems_ray.tune.cluster import connected, nodes
 
-    with connected(address, Path(os.devnull)):
+    with connected(address, Path(os.devnull), f"error: --address {address}: the cluster was lost."):
         return nodes()

@@ -15,6 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from gems_ray.errors import ResourceError
 from gems_ray.files import log_handler
+from gems_ray.tune.guard import end_marked, guarded
 
 CONNECT_TIMEOUT_S = 5.0
 # What the user has set stays. Ray and Tune read these when they are used, the first one also when they are imported.
@@ -26,6 +27,7 @@ ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # with verbose=0 Tune prints nothing: the progress table is ours
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # it stays behind after a run and swallows the next Ctrl-C
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # an objective may be known at the end of a cell only
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "10",  # how long a lost cluster is waited for
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # the cells' logs have them
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
@@ -35,7 +37,7 @@ LONGEST_ANSWER_S = 60.0  # of a node that is asked what it has
 
 
 @contextmanager
-def connected(address: str | None, log: Path) -> Iterator[str]:
+def connected(address: str | None, log: Path, farewell: str) -> Iterator[str]:
     """Starts Ray on this machine, or joins the cluster at `address`; yields the dashboard's URL.
 
     Ray leaves a handler behind that ends the process at once on SIGTERM: take signals after this.
@@ -43,6 +45,7 @@ def connected(address: str | None, log: Path) -> Iterator[str]:
     Args:
         address: of a cluster; None for this machine alone.
         log: file that takes what Ray has to say, its traces included.
+        farewell: printed to the standard error if Ray is lost, and this process with it.
     Raises:
         ResourceError: no cluster answers at the address.
     """
@@ -50,24 +53,27 @@ def connected(address: str | None, log: Path) -> Iterator[str]:
         _check_address(address)
     _log_to(log)
     set_environment()
-    try:
-        context = ray.init(
-            address=address or "local",
-            include_dashboard=None if address else True,
-            dashboard_host="127.0.0.1",
-            log_to_driver=False,
-            configure_logging=False,
-            runtime_env={"env_vars": _worker_environment()},
-        )
-    except (ConnectionError, ValueError, RuntimeError, RayError) as error:
-        reason = str(error).splitlines()[0]
-        place = f"--address {address}: cannot join this cluster" if address else "Ray does not start on this machine"
-        raise ResourceError(f"{place} ({reason}).") from None
-    _log_to(log)  # again: `ray.init` brought its handler back
-    try:
-        yield f"http://{context.dashboard_url}" if context.dashboard_url else ""
-    finally:
-        ray.shutdown()
+    place = f"--address {address}: cannot join this cluster" if address else "Ray does not start on this machine"
+    with guarded(farewell) as mark:
+        try:
+            context = ray.init(
+                address=address or "local",
+                include_dashboard=None if address else True,
+                dashboard_host="127.0.0.1",
+                log_to_driver=False,
+                configure_logging=False,
+                runtime_env={"env_vars": _worker_environment()},
+            )
+        except Exception as error:  # of many kinds; Ray's own are among them, and plain ones
+            ray.shutdown()
+            end_marked(mark)
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise ResourceError(f"{place} ({reason}).") from None
+        _log_to(log)  # again: `ray.init` brought its handler back
+        try:
+            yield f"http://{context.dashboard_url}" if context.dashboard_url else ""
+        finally:
+            ray.shutdown()
 
 
 def set_environment() -> None:
@@ -97,13 +103,9 @@ def check_nodes(folder: Path | None) -> None:
     here = _versions()
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".seen-by-every-node-") as marker:
         ask = ray.remote(num_cpus=0)(_look_around)
-        asked = {
-            node["NodeManagerAddress"]: ask.options(
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            ).remote(marker.name)
-            for node in alive
-        }
-        for address, answer in asked.items():
+        places = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in alive]
+        answers = [ask.options(scheduling_strategy=place).remote(marker.name) for place in places]
+        for address, answer in zip((node["NodeManagerAddress"] for node in alive), answers, strict=True):
             try:
                 versions, seen = ray.get(answer, timeout=LONGEST_ANSWER_S)
             except RayError as error:

@@ -17,6 +17,9 @@ from gems_ray.tune.offline_rl import OfflineRL
 from gems_ray.tune.run_end import RunEnd
 from gems_ray.tune.search import PruningAsha, StudySearch
 
+# Ray asks a process for its name once, when it starts: a cell that takes long has one of its own, which tells what is
+# trained. Its start takes some seconds, so short cells follow each other in the same process.
+UPDATES_WORTH_A_PROCESS = 100_000
 SLICE_SECONDS = 2.0  # of training between two checkpoints, which are signs of life too
 
 
@@ -84,7 +87,7 @@ class CellRunner:
     def _fit(self, queue: CellQueue, config: tune.TuneConfig) -> bool:
         """One run of Tune; what went wrong in our own code is raised after all cells have been saved."""
         config.num_samples = -1  # the searcher says when it is done
-        config.reuse_actors = True
+        config.reuse_actors = self.run.experiment().training.max_timesteps < UPDATES_WORTH_A_PROCESS
         config.trial_dirname_creator = _folder_name
         with queue.end.raised():
             tune.Tuner(

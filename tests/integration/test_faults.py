@@ -249,6 +249,42 @@ def test_full_disk(command, write, tmp_path, undisturbed):
         subprocess.run(["umount", "-l", disk], check=False)
 
 
+@pytest.mark.parametrize("lost", ["raylet", "gcs_server"])
+def test_ray_itself_is_killed(command, write, tmp_path, undisturbed, lost):
+    """One line that says how to go on, exit code 1, and nothing is left running."""
+    run = tmp_path / "runs" / "grid"
+    process = command("grid", write("grid.yaml"), start=True)
+    wait_for(lambda: reports(run) > 4, process)
+    family = psutil.Process(process.pid).children(recursive=True)
+    (victim,) = (member for member in family if member.name() == lost)
+    victim.kill()
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1, output
+    assert "Traceback" not in output
+    assert f"Continue with:\n  python run_tune.py resume {run.relative_to(tmp_path)}" in output
+    assert not psutil.wait_procs(family, timeout=10)[1]
+    finish(command, run)
+    assert_same_table(run, undisturbed / "grid")
+
+
+def test_ray_is_killed_while_it_starts(command, write, tmp_path):
+    process = command("grid", write("grid.yaml"), start=True)
+
+    def raylets():
+        children = psutil.Process(process.pid).children(recursive=True)
+        return [child for child in children if child.name() == "raylet"]
+
+    wait_for(raylets, process)
+    family = psutil.Process(process.pid).children(recursive=True)
+    raylets()[0].kill()
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode in (1, 2), output
+    assert "error: " in output
+    assert "Please report" not in output
+    assert "Traceback" not in output
+    assert not psutil.wait_procs(family, timeout=10)[1]
+
+
 def test_enough_was_killed():
     """Last in the file: what was alive when the tests above killed it."""
     assert len(killed) >= 20, killed

@@ -1,12 +1,13 @@
 """The first signal is remembered, the second one ends the work at once."""
 
+import contextlib
 import os
 import signal
 import threading
 
 import pytest
 
-from gems_ray.execution.interruption import RunInterrupted, first_signal
+from gems_ray.execution.interruption import RunInterrupted, first_signal, listening
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -20,6 +21,21 @@ def test_the_second_signal_gets_through(number):
             os.kill(os.getpid(), signal.SIGTERM)
         assert received() == number
     assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_that_was_swallowed_is_not_lost(number):
+    """As an import does that catches whatever is raised in it."""
+    before = signal.getsignal(number)
+    with listening():
+        with contextlib.suppress(BaseException):
+            os.kill(os.getpid(), number)
+            pytest.fail("the signal raises")
+        with first_signal() as received:
+            assert received() == number
+    assert signal.getsignal(number) is before
+    with first_signal() as received:
+        assert received() is None
 
 
 def test_a_thread_takes_no_signals():

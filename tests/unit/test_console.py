@@ -1,0 +1,41 @@
+"""What reaches the terminal."""
+
+import pytest
+
+from gems_ray.cli.console import visible
+from gems_ray.cli.main import main
+from gems_ray.experiments.records import CellResult
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain ± é 雪", "plain ± é 雪"),
+        ("two\nlines\tand a tabulator", "two\nlines\tand a tabulator"),
+        ("\x1b[2Jgone", "\\x1b[2Jgone"),
+        ("\r\x07\x7f\x9b", "\\r\\x07\\x7f\\x9b"),
+        ("\u202eesrever", "\\u202eesrever"),
+    ],
+)
+def test_control_characters_are_written_out(text, shown):
+    assert visible(text) == shown
+
+
+def test_nothing_in_a_run_folder_moves_the_cursor(run, monkeypatch, capsys, tmp_path):
+    """The name of the folder, the reason of a failure, a log, an error."""
+    folder = run.path.rename(tmp_path / "red\x1b[31m")
+    run = type(run)(folder)
+    cell = run.cells()[0]
+    cell.write_result(CellResult(status="failed", updates=1, reason="why\x1b]0;title\x07"))
+    cell.add_log("a line\x1b[2J")
+    for arguments in (
+        ["status", folder], ["status", "--storage", tmp_path], ["logs", folder, "seed0"], ["logs", folder, "none\x1b"],
+        ["export", tmp_path / "no\x1b"],
+    ):  # fmt: skip
+        monkeypatch.setattr("sys.argv", ["run_tune.py", *map(str, arguments)])
+        with pytest.raises(SystemExit):
+            main()
+        shown = "".join(capsys.readouterr())
+        assert "\\x1b" in shown, arguments
+        assert "\x1b" not in shown, arguments
+        assert "\x07" not in shown
