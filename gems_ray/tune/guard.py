@@ -70,9 +70,11 @@ def _watch() -> None:
     known: set[psutil.Process] = set()
     while not select.select([sys.stdin], [], [], LOOK_EVERY_S)[0]:
         with contextlib.suppress(psutil.Error):
-            known |= set(run.children(recursive=True))
+            for child in run.children():
+                if child.pid != os.getpid() and _mark_of(child) == order["mark"]:
+                    known |= {child, *child.children(recursive=True)}
     if not sys.stdin.readline():
-        end_marked(order["mark"], known - {psutil.Process()})
+        end_marked(order["mark"], known)
         sys.stderr.write(order["message"] + "\n")
 
 

@@ -141,6 +141,28 @@ def test_interrupted_grid_saves_and_its_command_continues(command, experiment, t
     assert_same_results(run, undisturbed)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Reading ",
+        pytest.param("Starting Ray", marks=pytest.mark.slow),
+        pytest.param("dashboard", marks=pytest.mark.slow),
+    ],
+)
+def test_ctrl_c_while_a_run_starts(command, experiment, tmp_path, line):
+    """At whatever moment it comes, nothing is trained, and nothing is left running."""
+    process = command("grid", experiment("long.yaml", updates=100_000), start=True)
+    lines = iter(process.stdout.readline, "")
+    shown = next(shown for shown in lines if line in shown)
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, shown + output
+    assert "Traceback" not in output
+    assert trained_rows(tmp_path / "runs" / "long") <= 6
+    assert not psutil.wait_procs(family, timeout=10)[1]
+
+
 def test_killed_worker_is_retried_from_its_checkpoint(command, experiment, tmp_path, undisturbed):
     run = tmp_path / "runs" / "kill"
     process = command("grid", experiment("long.yaml", updates=4000), "--name", "kill", start=True)
