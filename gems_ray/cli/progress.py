@@ -1,7 +1,8 @@
 """What a run does, on the terminal."""
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Self
@@ -15,7 +16,15 @@ from gems_ray import metrics
 from gems_ray.cli.console import console, print_line, visible
 from gems_ray.execution.listener import RunListener
 from gems_ray.experiments.cell_folder import ENDED
-from gems_ray.experiments.progress import CellProgress, CellState, RunState, describe_seconds, read_cell, read_progress
+from gems_ray.experiments.progress import (
+    CellProgress,
+    CellState,
+    RunState,
+    cell_titles,
+    describe_seconds,
+    read_cell,
+    read_progress,
+)
 from gems_ray.experiments.run_folder import RunFolder
 
 SHOWN_ENDED = 12  # cells that have ended, in the live table
@@ -89,7 +98,10 @@ class CellsListener(ConsoleListener):
         """Shows the change."""
         assert self._run is not None
         before = self._cells.get(change.name)
-        known = before or read_cell(self._run.cell(change.name))
+        known = before
+        if known is None:  # of a trial that has begun since
+            title = cell_titles(self._run).get(change.name, "")
+            known = replace(read_cell(self._run.cell(change.name)), title=title)
         report = {key: value for key, value in change.report.items() if isinstance(value, int | float)}
         cell = replace(known, state=change.state, report=report or known.report, reason=change.reason)
         self._cells[change.name] = cell
@@ -97,7 +109,8 @@ class CellsListener(ConsoleListener):
             value = cell.report.get(metrics.RETURN_MEAN)
             result = f"  return {value:.1f}" if value is not None and cell.state in ENDED else ""
             reason = f" ({cell.reason})" if cell.reason else ""
-            print_line(f"{self._minutes():5.1f} min  {cell.name}  {cell.state}{result}{reason}{self._left()}")
+            name = cell.title or cell.name
+            print_line(f"{self._minutes():5.1f} min  {name}  {cell.state}{result}{reason}{self._left()}")
 
     def _left(self) -> str:
         state = RunState(list(self._cells.values()), True, self._planned)
@@ -119,17 +132,40 @@ class CellsListener(ConsoleListener):
 
 
 def cell_table(cells: Sequence[CellState]) -> Table:
-    """One row per cell, for 80 columns: a long name is folded, numbers are whole."""
+    """One row per cell, for 80 columns: a long name is folded, and a column without any number is left out."""
     table = Table(box=None, pad_edge=False)
-    table.add_column("cell", overflow="fold")
+    table.add_column("trial" if any(cell.title for cell in cells) else "cell", overflow="fold")
     table.add_column("state", no_wrap=True)
-    for column in ("updates", "return", "best", "Q"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for cell in cells:
-        numbers = [
-            f"{cell.report[key]:.1f}" if key in cell.report else "-"
-            for key in (metrics.RETURN_MEAN, metrics.BEST_RETURN, metrics.Q_POLICY)
-        ]
+    columns = {name: [value(cell) for cell in cells] for name, value in NUMBERS.items()}
+    shown = {name: values for name, values in columns.items() if any(value is not None for value in values)}
+    for name in ("updates", *shown):
+        table.add_column(name, justify="right", no_wrap=True)
+    for index, cell in enumerate(cells):
         share = f"{100 * cell.updates / cell.max_timesteps:.0f}%" if cell.report and cell.max_timesteps else "-"
-        table.add_row(Text(visible(cell.name)), cell.state, share, *numbers)
+        numbers = ["-" if (value := values[index]) is None else _short(value) for values in shown.values()]
+        table.add_row(Text(visible(cell.title or cell.name)), cell.state, share, *numbers)
     return table
+
+
+def _loss(cell: CellState) -> float | None:
+    """The critic's loss, or the first one where there is no critic."""
+    losses = {name: value for name, value in cell.report.items() if name.startswith("train/") and "loss" in name}
+    return losses.get(metrics.train("critic_loss"), next(iter(losses.values()), None))
+
+
+def _fqe(cell: CellState) -> float | None:
+    value, spread = (cell.report.get(metrics.offline(name)) for name in ("fqe_value", "fqe_spread"))
+    return None if value is None or spread is None or math.isnan(value) else value - spread
+
+
+def _short(value: float) -> str:
+    return f"{value:.1f}" if abs(value) >= 10 or value == 0 else f"{value:.2g}"
+
+
+NUMBERS: dict[str, Callable[[CellState], float | None]] = {
+    "loss": _loss,
+    "return": lambda cell: cell.report.get(metrics.RETURN_MEAN),
+    "best": lambda cell: cell.report.get(metrics.BEST_RETURN),
+    "Q": lambda cell: cell.report.get(metrics.Q_POLICY),
+    "fqe": _fqe,
+}

@@ -2,9 +2,11 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from gems_ray import metrics
+from gems_ray.config import yaml_text
 from gems_ray.errors import RunFolderError
 from gems_ray.experiments.cell_folder import ENDED, RUNNING, UNFINISHED, CellFolder
 from gems_ray.experiments.run_folder import RunFolder
@@ -30,6 +32,7 @@ class CellState:
     max_timesteps: int  # 0 where the cell's description is damaged
     report: Mapping[str, float]  # the last one
     reason: str = ""
+    title: str = ""  # for people; the name where there is none
 
     @property
     def updates(self) -> int:
@@ -107,8 +110,13 @@ def read_progress(run: RunFolder) -> RunState:
         RunFolderError: the folder is damaged.
     """
     running = run.is_locked()
-    in_work = run.running_cells() if running else set()
-    cells = [read_cell(folder, folder.path.name in in_work) for folder in run.cells()]
+    in_work, titles = run.running_cells() if running else set(), cell_titles(run)
+    order = {name: index for index, name in enumerate(titles)}
+    folders = sorted(run.cells(), key=lambda folder: order.get(folder.path.name, len(order)))
+    cells = [
+        replace(read_cell(folder, folder.path.name in in_work), title=titles.get(folder.path.name, ""))
+        for folder in folders
+    ]
     return RunState(cells, running, _planned(run))
 
 
@@ -128,7 +136,46 @@ def read_cell(folder: CellFolder, in_work: bool = False) -> CellState:
         state, reason = UNFINISHED, str(error)
     if state not in ENDED and in_work:
         state = RUNNING
-    return CellState(folder.path.name, state, max_timesteps, folder.last_report(result), reason or "")
+    report = folder.last_report(result)
+    if result and result.offline:
+        report = {**report, **{metrics.offline(name): value for name, value in result.offline}}
+    return CellState(folder.path.name, state, max_timesteps, report, reason or "")
+
+
+def cell_titles(run: RunFolder) -> dict[str, str]:
+    """What the cells of a search try, by name and in their order: `trial 3: alpha 0.46, batch_size 128 (2edc2f)`.
+
+    Empty for a grid, and where a damaged record leaves it open.
+
+    Raises:
+        RunFolderError: the experiment's file is damaged.
+    """
+    titles: dict[str, str] = {}
+    if not run.experiment().search:
+        return titles
+    try:
+        trials, again = run.trials(), run.candidates() or []
+    except RunFolderError:
+        return titles
+    for number, trial in trials.items():
+        settings = [f"{name.removeprefix(f'{trial.algorithm}.')} {_short(v)}" for name, v in trial.params.items()]
+        for name in trial.cells:
+            titles.setdefault(name, _title(f"trial {number}: {', '.join(settings)}", name, len(trial.cells) > 1))
+    for candidate in again:
+        for name in candidate.cells:
+            titles.setdefault(name, _title(f"{candidate.label} again", name, several=True))
+    return titles
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else yaml_text(value)
+
+
+def _title(text: str, name: str, several: bool) -> str:
+    """With the seed and the environment where there are several cells; the digits find the cell in `logs`."""
+    place, _, digits = name.rpartition("-")
+    environment, *_, seed = place.split("-")
+    return f"{text}{f', {environment} {seed}' if several else ''} ({digits[:6]})"
 
 
 def describe_seconds(seconds: float) -> str:

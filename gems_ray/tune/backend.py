@@ -75,7 +75,7 @@ class RayBackend:
             resources = run.experiment.resources.usable_on(nodes(), listener.on_line)
             at_once = sum(resources.cells_on(*node) for node in nodes())
             listener.on_line(f"Ray dashboard: {dashboard or 'not available'}")
-            if token := token_file():
+            if dashboard and (token := token_file()):
                 listener.on_line(f"The dashboard asks for a token: paste the content of {token} there.")
             listener.on_training(run.folder)
             self._runner = CellRunner(

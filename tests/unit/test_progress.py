@@ -7,6 +7,8 @@ import pytest
 from gems_ray.cli.console import console
 from gems_ray.cli.main import main
 from gems_ray.errors import RunFolderError
+from gems_ray.evaluation.record import OfflineEvaluation
+from gems_ray.experiments.candidates import trial_cells
 from gems_ray.experiments.cell_folder import DIVERGED, ENDED, FAILED, FINISHED, PRUNED, RUNNING
 from gems_ray.experiments.check import check_experiment
 from gems_ray.experiments.progress import CellState, RunState, describe_seconds, read_cell, read_progress
@@ -197,6 +199,31 @@ def test_status_fits_80_columns_and_crops_no_number(tmp_path, shown):
         "Continue with:",
         f"  python run_tune.py resume '{run.path}'",
     ]
+
+
+def test_status_of_a_search_names_settings_and_the_objective(tmp_path, shown):
+    """On data without a world: no returns, so no column for them."""
+    search = {"space": {"td3_bc": {"alpha": {"uniform": [0, 3]}}}, "objectives": "fqe", "trials": 2}
+    evaluation = {"holdout": 0.2}
+    experiment = check_experiment({"environment": "diffuse_mix", "search": search, "evaluation": evaluation})
+    run = RunFolder.create(tmp_path / "run", experiment, MACHINE)
+    offline = OfflineEvaluation(
+        fqe_value=30.5, fqe_se=0.25, fqe_spread=1.5, behavior_value=33.0, cloning_error=0.25, episodes=4
+    )
+    for number, alpha in enumerate((0.4567, 2.0)):
+        settings, cells = trial_cells(experiment, "td3_bc", {"alpha": alpha})
+        names = [cell.name for cell in cells]
+        run.add_cells(cells)
+        run.write_trial(
+            number, TrialRecord(algorithm="td3_bc", settings=settings, params={"alpha": alpha}, cells=names)
+        )
+        report = {"updates": 1_000_000, "train/critic_loss": 0.5 + number}
+        run.cell(names[0]).write_result(CellResult(status=FINISHED, updates=1_000_000, report=report, offline=offline))
+    digits = [name.rpartition("-")[2][:6] for name in (record.cells[0] for record in run.trials().values())]
+    lines = shown("status", run.path)
+    assert lines[0].split() == ["trial", "state", "updates", "loss", "fqe"]
+    assert lines[1].split() == ["trial", "0:", "alpha", "0.457", f"({digits[0]})", FINISHED, "100%", "0.5", "29.0"]
+    assert lines[2].split() == ["trial", "1:", "alpha", "2", f"({digits[1]})", FINISHED, "100%", "1.5", "29.0"]
 
 
 def test_a_log_without_a_last_newline_is_shown(run, shown):
