@@ -13,6 +13,7 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from gems_ray import __version__
 from gems_ray.errors import ResourceError
 from gems_ray.files import log_handler
 from gems_ray.tune.guard import end_marked, guarded
@@ -27,12 +28,12 @@ ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # with verbose=0 Tune prints nothing: the progress table is ours
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # it stays behind after a run and swallows the next Ctrl-C
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # an objective may be known at the end of a cell only
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "10",  # how long a lost cluster is waited for
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # the cells' logs have them
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 WORKER_ENVIRONMENT = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}  # a cell without a share of a GPU does not see any
 CREDENTIALS = ("AWS_", "GOOGLE_APPLICATION_CREDENTIALS")  # beginnings of what a storage asks for on every machine
+LOST_AFTER_S = "10"  # without an answer a Ray of this machine alone is lost; a cluster may start its head again
 LONGEST_ANSWER_S = 60.0  # of a node that is asked what it has
 
 
@@ -51,6 +52,8 @@ def connected(address: str | None, log: Path, farewell: str) -> Iterator[str]:
     """
     if address:
         _check_address(address)
+    else:
+        os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", LOST_AFTER_S)
     _log_to(log)
     set_environment()
     place = f"--address {address}: cannot join this cluster" if address else "Ray does not start on this machine"
@@ -128,7 +131,7 @@ def _look_around(marker: str) -> tuple[str, bool]:
 
 
 def _versions() -> str:
-    return ", ".join(f"{name} {version(name)}" for name in ("gems_ray", "torch"))
+    return f"gems_ray {__version__}, torch {version('torch')}"
 
 
 def _log_to(log: Path) -> None:

@@ -218,7 +218,8 @@ def test_status_of_a_search_names_settings_and_the_objective(tmp_path, shown):
             number, TrialRecord(algorithm="td3_bc", settings=settings, params={"alpha": alpha}, cells=names)
         )
         report = {"updates": 1_000_000, "train/critic_loss": 0.5 + number}
-        run.cell(names[0]).write_result(CellResult(status=FINISHED, updates=1_000_000, report=report, offline=offline))
+        result = CellResult(status=FINISHED, updates=1_000_000, report=report, offline=offline)
+        run.cell(names[0]).write_result(result)
     digits = [name.rpartition("-")[2][:6] for name in (record.cells[0] for record in run.trials().values())]
     lines = shown("status", run.path)
     assert lines[0].split() == ["trial", "state", "updates", "loss", "fqe"]
