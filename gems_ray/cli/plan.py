@@ -28,8 +28,8 @@ def plan(
     """
     from gems_ray.experiments.check import load_experiment
 
-    folder, _ = run_places(storage, config.stem if name is None else name)
-    print_plan(load_experiment(config), folder, address)
+    experiment = load_experiment(config)
+    print_plan(experiment, run_places(storage, config.stem if name is None else name)[0], address)
 
 
 def print_plan(experiment: "Experiment", folder: Path, address: str | None) -> None:

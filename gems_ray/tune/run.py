@@ -13,6 +13,7 @@ from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.experiments.spec import Cell, Experiment, Resources
 from gems_ray.experiments.study import StudyPlace
 from gems_ray.tune.cell_queue import CellQueue, CellSearch, Watcher, cell_name
+from gems_ray.tune.gauges import CellGauges
 from gems_ray.tune.offline_rl import OfflineRL
 from gems_ray.tune.run_end import RunEnd
 from gems_ray.tune.search import PruningAsha, StudySearch
@@ -96,7 +97,7 @@ class CellRunner:
                 run_config=tune.RunConfig(
                     name=attempt_name(),  # an earlier one may have left checkpoints of the same numbers
                     storage_path=absolute(self.run.storage),
-                    callbacks=[queue],
+                    callbacks=[queue, CellGauges(self.run.path.absolute().name)],
                     stop=queue.end,
                     checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
                     verbose=0,

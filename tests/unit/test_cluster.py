@@ -13,7 +13,7 @@ from gems_ray.tune.cluster import connected
 def test_a_ray_client_is_refused(tmp_path, address):
     with (
         pytest.raises(ResourceError, match="such as 10.0.0.1:6379, or auto") as caught,
-        connected(address, tmp_path / "ray.log"),
+        connected(address, tmp_path / "ray.log", "lost"),
     ):
         pass
     assert str(caught.value).startswith(f"--address {address}: a Ray client cannot follow a run.")
