@@ -1,21 +1,25 @@
 """Strict YAML: every mistake is an error that names the file, the line, the key and what was expected there."""
 
+import os
 import re
+import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import fields, replace
-from io import StringIO
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError, PydanticUndefined
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedBase
-from ruamel.yaml.composer import ComposerError
+from ruamel.yaml.composer import Composer, ComposerError
 from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import AliasEvent
 from ruamel.yaml.reader import ReaderError
 
 from gems_ray.errors import ConfigError, Location, Mistake
@@ -30,6 +34,8 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    called: ClassVar[str] = "the settings"  # what a message calls the whole of it, which no key leads to
+
     @field_validator("*", mode="before")
     @classmethod
     def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
@@ -43,7 +49,7 @@ class Config(BaseModel):
 
 HiddenSizes = Annotated[tuple[Annotated[int, Field(ge=1, le=10_000)], ...], Field(max_length=20)]  # units per layer
 
-C = TypeVar("C", bound=BaseModel)
+C = TypeVar("C", bound=Config)
 D = TypeVar("D", bound="DataclassInstance")
 
 MISTAKE = "mistake"  # the type of pydantic's error that `blame` makes
@@ -66,6 +72,26 @@ EXPECTED = {
 }
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 SHOWN_CHARACTERS = 60  # of a value in a message
+SHOWN_MISTAKES = 20  # of a file
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How much YAML is read; the parser needs about 70 microseconds for each value.
+
+    Args:
+        size: bytes of the file.
+        values: keys, scalars, lists and mappings, written out wherever an alias repeats them.
+    """
+
+    size: int
+    values: int
+
+
+BY_HAND = Bounds(size=250_000, values=50_000)
+RESOLVED = Bounds(size=10_000_000, values=500_000)  # written by this program: the largest grid, a seed on each line
+DEEPEST = 50  # levels
+LONG = 1_000  # characters of a text that count as a value: an alias repeats them all
 
 
 class YamlDocument:
@@ -74,13 +100,14 @@ class YamlDocument:
     Args:
         path: file, for messages.
         text: its content.
+        bounds: how much it may hold.
     Raises:
-        ConfigError: not YAML, a duplicate key, or not a mapping.
+        ConfigError: not YAML, a duplicate key, too much, or not a mapping.
     """
 
-    def __init__(self, path: Path, text: str) -> None:
+    def __init__(self, path: Path, text: str, bounds: Bounds = BY_HAND) -> None:
         self.path = path
-        self.data = _parse(text, "rt", lambda line: f"{path}:{line}" if line else str(path))
+        self.data = _parse(text, "rt", lambda line: f"{path}:{line}" if line else str(path), bounds)
         if not isinstance(self.data, dict):
             found = "an empty file" if self.data is None else _found(self.data)
             raise ConfigError(f"{path}: expected `key: value` lines, found {found}.")
@@ -122,14 +149,17 @@ def blame(mistake: Mistake) -> PydanticCustomError:
     return PydanticCustomError(MISTAKE, "{mistake}", {MISTAKE: mistake})
 
 
-def read_yaml(path: Path) -> YamlDocument:
+def read_yaml(path: Path, bounds: Bounds = BY_HAND) -> YamlDocument:
     """Parses a YAML file.
 
+    Args:
+        path: file, or a device or pipe, of which no more is read than the bounds allow.
+        bounds: how much it may hold.
     Raises:
-        ConfigError: the file is missing or not valid.
+        ConfigError: the file is missing, too large, or not valid.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = _read_text(path, bounds.size)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file. Check the path; examples are in tune_configs/.") from None
     except IsADirectoryError:
@@ -138,16 +168,30 @@ def read_yaml(path: Path) -> YamlDocument:
         raise ConfigError(f"{path}: expected text in UTF-8, found other bytes. Save the file as UTF-8.") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}.") from None
-    return YamlDocument(path, text)
+    return YamlDocument(path, text, bounds)
+
+
+def _read_text(path: Path, largest: int) -> str:
+    """The text of a file that has at most so many bytes."""
+    with path.open("rb") as file:
+        facts = os.fstat(file.fileno())
+        size = facts.st_size if stat.S_ISREG(facts.st_mode) else 0  # a device or pipe does not know
+        content = b"" if size > largest else file.read(largest + 1)
+    if max(size, len(content)) > largest:
+        found = f"{size:,}" if size else "more"
+        raise ConfigError(
+            f"{path}: expected at most {largest:,} bytes, found {found}. Shorten it, or make several files of it."
+        )
+    return TextIOWrapper(BytesIO(content), encoding="utf-8").read()
 
 
 def load_config(path: Path, model: type[C]) -> C:
-    """Reads a YAML file into a model.
+    """Reads a YAML file that this program has written into a model.
 
     Raises:
         ConfigError: one line per mistake.
     """
-    document = read_yaml(path)
+    document = read_yaml(path, RESOLVED)
     with document.located():
         return validate(document.data, model)
 
@@ -159,12 +203,16 @@ def validate(data: Any, model: type[C]) -> C:
         data: mapping to check.
         model: what it must be.
     Raises:
-        ConfigError: one line per mistake.
+        ConfigError: one line per mistake; of very many, the first ones and their number.
     """
     try:
         return model.model_validate(plain(data))
     except ValidationError as error:
-        raise ConfigError(*(_mistake(model, data, cause) for cause in _causes(error.errors()))) from None
+        causes = _causes(error.errors())
+        mistakes = [_mistake(model, data, cause) for cause in causes[:SHOWN_MISTAKES]]
+        if (more := len(causes) - SHOWN_MISTAKES) > 0:
+            mistakes.append(Mistake(text=f"{more:,} more mistakes are not listed."))
+        raise ConfigError(*mistakes) from None
 
 
 def plain(data: Any) -> Any:
@@ -201,7 +249,7 @@ def parse_yaml_value(text: str, where: str) -> Any:
     Raises:
         ConfigError: not YAML.
     """
-    return plain(_parse(text, "safe", lambda line: where))
+    return plain(_parse(text, "safe", lambda line: where, BY_HAND))
 
 
 def yaml_text(value: Any) -> str:
@@ -243,14 +291,68 @@ def _is_shown(default: Any) -> bool:
     return default not in (None, PydanticUndefined, ()) and not isinstance(default, BaseModel)
 
 
-def _parse(text: str, kind: Literal["rt", "safe"], where: Callable[[int | None], str]) -> Any:
+class TooManyValuesError(MarkedYAMLError):
+    """A document holds more values than its bounds allow."""
+
+
+class BoundedComposer(Composer):
+    """Reads a document up to its bounds, before anything is built of it.
+
+    Args:
+        loader: YAML that uses it.
+        most: values.
+    """
+
+    def __init__(self, loader: Any = None, *, most: int) -> None:
+        super().__init__(loader=loader)
+        self._most = most
+        self._values = 0
+        self._level = 0
+        self._anchored: dict[int, int] = {}  # values of a node that is complete, by its identity
+        self._through = ""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """The next node, counted; an alias counts for all values that it stands for.
+
+        Raises:
+            TooManyValuesError: they are more than allowed.
+            ComposerError: nested too deeply, or without an end.
+        """
+        mark, before = self.parser.peek_event().start_mark, self._values
+        if self._level == DEEPEST:
+            raise ComposerError(None, None, "nested too deeply. Write it flatter", mark)
+        is_alias = self.parser.check_event(AliasEvent)
+        self._level += 1
+        node = super().compose_node(parent, index)
+        self._level -= 1
+        if not is_alias:
+            self._values += 1 + (len(node.value) // LONG if isinstance(node.value, str) else 0)
+            if node.anchor is not None:
+                self._anchored[id(node)] = self._values - before
+        elif id(node) in self._anchored:
+            self._values += self._anchored[id(node)]
+            self._through = " once its aliases are written out"
+        else:
+            raise ComposerError(None, None, "nested too deeply: a value holds itself by its alias. Write it out", mark)
+        if self._values > self._most:
+            problem = f"too many values{self._through}, expected at most {self._most:,}"
+            raise TooManyValuesError(None, None, problem, mark)
+        return node
+
+
+def _parse(text: str, kind: Literal["rt", "safe"], where: Callable[[int | None], str], bounds: Bounds) -> Any:
     """YAML of one document; `where` makes the beginning of a message from a line, if there is one."""
     try:
-        data = YAML(typ=kind, pure=True).load(text)
-        codes = [CONTROL.search(part) for part in _texts(plain(data))]  # has no end where a mapping holds itself
+        yaml = YAML(typ=kind, pure=True)
+        yaml.Composer = partial(BoundedComposer, most=bounds.values)  # type: ignore[assignment]
+        data = yaml.load(text)
+        codes = [CONTROL.search(part) for part in _texts(plain(data))]
     except DuplicateKeyError as error:
         key = str(error.problem).split('"')[1] if '"' in str(error.problem) else "?"
         raise ConfigError(f"{where(_line(error))}: `{key}` stands here a second time. Remove one of the two.") from None
+    except TooManyValuesError as error:
+        advice = "Shorten it, or make several files of it"
+        raise ConfigError(f"{where(_line(error))}: {error.problem}. {advice}.") from None
     except ComposerError as error:
         reason = f"not valid YAML: {error.problem}"
         if "another document" in str(error.problem):
@@ -300,7 +402,7 @@ def _causes(errors: Sequence[Any]) -> list[Any]:
     return [error for error in errors if not follows(error)]
 
 
-def _mistake(model: type[BaseModel], data: Any, error: Any) -> Mistake:
+def _mistake(model: type[Config], data: Any, error: Any) -> Mistake:
     """One of pydantic's errors in the words of a YAML file."""
     kind, place, given, facts = error["type"], error["loc"], error["input"], error.get("ctx", {})
     location = _written(data, place)
@@ -310,7 +412,7 @@ def _mistake(model: type[BaseModel], data: Any, error: Any) -> Mistake:
         owner = _owner(model, place[:-1])
         hint = did_you_mean(str(place[-1]), [field.alias or name for name, field in owner.model_fields.items()])
         advice = f"{hint}Fields: {describe_fields(owner)}."
-        return Mistake(location, problem=f"is not a field of {owner.__name__}", advice=advice)
+        return Mistake(location, problem="is not a field of", whole=model.called, advice=advice)
     if kind == "missing" and isinstance(place[-1], int):
         return Mistake(location[:-1], expected=f"expected {place[-1] + 1} values or more")
     if kind == "missing":

@@ -20,6 +20,7 @@ class Mistake:
         expected: of its value: "expected a number".
         found: the value.
         problem: of the key itself, in place of `expected`: "is missing".
+        whole: what the problem ends with where the key stands in no section, "an experiment"; else it is the section.
         text: whole sentences, in place of all other words, where they do not begin with the key.
         advice: whole sentences on what to do.
         place: file and line, where there is a file.
@@ -29,6 +30,7 @@ class Mistake:
     expected: str = ""
     found: str = ""
     problem: str = ""
+    whole: str = ""
     text: str = ""
     advice: str = ""
     place: str = ""
@@ -43,7 +45,10 @@ class Mistake:
             name: what the user calls a key.
         """
         key, found = f"`{name(self.location)}`", f", found {self.found}" if self.found else ""
-        sentence = f"{key} {self.problem}." if self.problem else f"{key}: {self.expected}{found}."
+        sentence = f"{key}: {self.expected}{found}."
+        if self.problem:
+            section = f"`{name(self.location[:-1])}`" if self.location[1:] else self.whole
+            sentence = f"{key} {self.problem} {section}." if self.whole else f"{key} {self.problem}."
         said = " ".join(filter(None, (self.text or sentence, self.advice)))
         return f"{self.place}: {said}" if self.place else said
 

@@ -54,6 +54,7 @@ def train(
 
     settings, flags = read_settings(algorithm, ctx.obj, setting or [])
     keys: dict[Location, str] = {
+        ("settings", algorithm): algorithm,
         **{("settings", algorithm, name): flag for name, flag in flags.items()},
         **{("training", name): f"--{name}" for name in ("max_timesteps", "evaluation_interval", "device", "compile")},
         ("worlds", env_name): "--world",

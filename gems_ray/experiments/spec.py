@@ -4,9 +4,10 @@ import hashlib
 import itertools
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -14,7 +15,7 @@ from gems_ray.config import Config, blame, plain
 from gems_ray.errors import Mistake, ResourceError
 from gems_ray.experiments.space import Domain, Space
 
-LARGEST_GRID = 100_000  # points: all of them are listed
+LARGEST_GRID = 100_000  # cells, or points of a search: all of them are listed
 
 Quality = Literal["random", "medium", "expert", "mixed"]
 
@@ -26,7 +27,8 @@ def _as_list(value: Any) -> Any:
 
 def _different(values: tuple[Any, ...]) -> tuple[Any, ...]:
     if len(set(values)) < len(values):
-        raise ValueError(f"every value may stand once, found {', '.join(map(str, values))}")
+        again, _ = Counter(values).most_common(1)[0]
+        raise ValueError(f"every value may stand once, found {again} a second time")
     return values
 
 
@@ -204,6 +206,8 @@ class SearchSpec(Config):
 class Experiment(Config):
     """A grid: every algorithm in every environment with every seed. With `search`, a search among settings."""
 
+    called: ClassVar[str] = "an experiment"
+
     environment: Names = Field(min_length=1, description="Environment names.")
     algorithm: Names = Field(("td3_bc",), min_length=1, description="Algorithm names.")
     seed: Annotated[tuple[Annotated[int, Field(ge=0)], ...], OneOrMore, Different] = Field(
@@ -227,6 +231,12 @@ class Experiment(Config):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "Experiment":
+        numbers = [len(self.environment), len(self.algorithm), len(self.seed)]
+        if (cells := math.prod(numbers)) > LARGEST_GRID:
+            factors = "{:,} x {:,} x {:,}".format(*numbers)
+            expected = f"environments x algorithms x seeds, {factors}, are {cells:,} cells, expected at most"
+            advice = "Make several files of it."
+            raise blame(Mistake(("seed",), expected=f"{expected} {LARGEST_GRID:,}", advice=advice))
         if self.search and len(self.seed) > 1:
             expected = "a search begins at one `seed`; search.seeds_per_trial says how many a trial has"
             raise blame(Mistake(("seed",), expected=expected))

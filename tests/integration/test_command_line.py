@@ -63,6 +63,10 @@ BAD_INPUT = [
     (["train", "--env_name", "diffuse_mix", "--compile", "some"], "`--compile`: input should be 'auto', 'on'"),
     (["train", "--env_name", "diffuse_mix", "--set", "tau"], "--set tau: expected NAME=VALUE"),
     (["train", "--env_name", "diffuse_mix", "--algorithm", "iql", "--set", "betta=3"], "Did you mean `beta`?"),
+    (
+        ["train", "--env_name", "diffuse_mix", "--set", "alfa=1"],
+        "error: `--set alfa` is not a field of `td3_bc`. Did you mean `alpha`? Fields: ",
+    ),
     (["train", "--env_name", "diffuse_mix", "--set", "reward_scale=big"], "expected none, std or a number above 0"),
     pytest.param(["train", "--env_name", "diffuse_mix", "--device", "cuda"], "no CUDA device", marks=WITHOUT_CUDA),
     pytest.param(["grid", "cuda.yaml"], "no CUDA device", marks=WITHOUT_CUDA),
@@ -161,6 +165,45 @@ def test_a_real_process_says_the_same(command):
     assert done.stderr.splitlines() == [
         "error: none.yaml: no such file. Check the path; examples are in tune_configs/."
     ]
+
+
+EXTREME = [
+    ("flow.yaml", f"seed: {'[' * 2_000}{']' * 2_000}\n", "flow.yaml:1: not valid YAML: nested too deeply."),
+    ("mappings.yaml", f"seed: {'{a: ' * 2_000}{'}' * 2_000}\n", "mappings.yaml:1: not valid YAML: nested too deeply."),
+    ("block.yaml", "".join(f"{' ' * level}a:\n" for level in range(600)), "block.yaml:50: not valid YAML: nested too"),
+    (
+        "seeds.yaml",
+        f"environment: diffuse_mix\nseed: {list(range(500_000))}\n",
+        "seeds.yaml: expected at most 250,000 bytes, found 3,888,922. Shorten it, or make several files of it.",
+    ),
+    (
+        "cells.yaml",
+        f"environment: [a, b, c, d, e]\nalgorithm: [f, g, h, i, j]\nseed: {list(range(5_000))}\n",
+        "cells.yaml:3: `seed`: environments x algorithms x seeds, 5 x 5 x 5,000, are 125,000 cells, expected at most",
+    ),
+    (
+        "aliases.yaml",
+        "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 60)),
+        "aliases.yaml:14: too many values once its aliases are written out, expected at most 50,000.",
+    ),
+    (
+        "itself.yaml",
+        "&x\na: *x\n",
+        "itself.yaml:2: not valid YAML: nested too deeply: a value holds itself by its alias.",
+    ),
+    ("/dev/zero", "", "/dev/zero: expected at most 250,000 bytes, found more."),
+    ("/dev/urandom", "", "/dev/urandom: expected at most 250,000 bytes, found more."),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "message"), EXTREME, ids=lambda value: str(value)[:20])
+def test_extreme_files_are_refused_in_a_short_time(command, tmp_path, name, text, message):
+    if text:
+        (tmp_path / name).write_text(text)
+    done = command("grid", name, timeout=20)  # a third of it is usual where the machine has other work
+    assert done.returncode == 2, done.stdout + done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: {message}")
 
 
 @pytest.mark.parametrize(("arguments", "message"), BAD_INPUT, ids=lambda value: str(value)[:60])

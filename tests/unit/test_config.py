@@ -1,10 +1,14 @@
 """Strict YAML: every mistake names file, line and key."""
 
+import contextlib
 import copy
+import os
+from threading import Thread
 
 import pytest
 
-from gems_ray.config import dump_yaml, load_config, parse_yaml_value, read_yaml
+from gems_ray.algorithms import make_algorithm
+from gems_ray.config import BY_HAND, DEEPEST, SHOWN_MISTAKES, dump_yaml, load_config, parse_yaml_value, read_yaml
 from gems_ray.errors import ConfigError, DatasetError, Mistake
 from gems_ray.experiments.check import check_experiment, check_placement, load_experiment
 from gems_ray.experiments.spec import Experiment, Resources
@@ -45,11 +49,16 @@ def test_resolved_experiment_reads_back_the_same(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "line", "message"),
     [
-        ("seed: [0, 1]", "sed: [0, 1]", 3, "`sed` is not a field of Experiment. Did you mean `seed`?"),
+        ("seed: [0, 1]", "sed: [0, 1]", 3, "`sed` is not a field of an experiment. Did you mean `seed`?"),
         ("max_timesteps: 1000", "max_timestep: 1000", 8, "Did you mean `max_timesteps`?"),
         ("max_timesteps: 1000", "max_timesteps: many", 8, "`training.max_timesteps`"),
         ("max_timesteps: 1000", "max_timesteps: 0", 8, "greater than or equal to 1, found `0`"),
-        ("alpha: 2.5", "alfa: 2.5", 6, "`settings.td3_bc.alfa` is not a field of TD3BCConfig. Did you mean `alpha`?"),
+        (
+            "alpha: 2.5",
+            "alfa: 2.5",
+            6,
+            "`settings.td3_bc.alfa` is not a field of `settings.td3_bc`. Did you mean `alpha`?",
+        ),
         ("alpha: 2.5", "alpha: -1", 6, "`settings.td3_bc.alpha`"),
         ("alpha: 2.5", "alpha: .nan", 6, "`settings.td3_bc.alpha`"),
         ("diffuse_mix", "difuse_mix", 1, "environment `difuse_mix` does not exist. Did you mean `diffuse_mix`?"),
@@ -60,7 +69,7 @@ def test_resolved_experiment_reads_back_the_same(tmp_path):
         ("seed: [0, 1]", "seed: [0, 1]\nseed: [2]", 4, "`seed` stands here a second time"),
         ("seed: [0, 1]", "seed: [0, 1", 4, "not valid YAML"),
         ("environment: [diffuse_mix]\n", "", 1, "`environment` is missing"),
-        ("environment:", "enviroment:", 1, "`enviroment` is not a field of Experiment. Did you mean `environment`?"),
+        ("environment:", "enviroment:", 1, "`enviroment` is not a field of an experiment. Did you mean `environment`?"),
         ("[diffuse_mix]", "", 1, "`environment`: expected text, found `null`"),
         ("[diffuse_mix]", "3", 1, "`environment`: expected text, found `3`"),
         ("[diffuse_mix]", "[]", 1, "`environment`: expected at least 1 values, found 0"),
@@ -153,6 +162,136 @@ def test_escaped_control_characters(tmp_path):
 def test_a_file_that_holds_itself(tmp_path):
     with pytest.raises(ConfigError, match="nested too deeply"):
         read_yaml(write(tmp_path, "&x\na: *x\n"))
+
+
+ALIASES = "a0: &a0 [x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 8)}]\n" for level in range(1, 30)
+)
+MERGES = "a0: &a0 {x: 1}\n" + "".join(
+    f"a{level}: &a{level} {{<<: [*a{level - 1}, *a{level - 1}], k{level}: 1}}\n" for level in range(1, 40)
+)
+LONG_TEXT = f"a: &a {'x' * 100_000}\nb: [{', '.join(['*a'] * 30_000)}]\n"
+
+
+@pytest.mark.parametrize("text", [ALIASES, MERGES, LONG_TEXT], ids=["lists", "merged mappings", "a long text"])
+def test_values_that_aliases_repeat_are_counted(tmp_path, text):
+    for read in (lambda: read_yaml(write(tmp_path, text)), lambda: parse_yaml_value(text, "--set x")):
+        with pytest.raises(ConfigError, match="^[^\n]*: too many values once its aliases are written out[^\n]*$"):
+            read()
+
+
+def test_aliases_within_the_bounds(tmp_path):
+    text = "a: &a [1, 2]\nb: &b {c: *a, d: *a}\ne: {<<: *b, d: 3}\nf: *b\n"
+    data = read_yaml(write(tmp_path, text)).data
+    assert (data["b"]["c"], data["e"]["c"], data["e"]["d"], data["f"]["d"]) == ([1, 2], [1, 2], 3, [1, 2])
+
+
+def test_the_number_of_values_is_bounded(tmp_path):
+    text = f"environment: diffuse_mix\nseed: [{','.join(['1'] * BY_HAND.values)}]\n"
+    with pytest.raises(ConfigError, match=r"experiment\.yaml:2: too many values, expected at most 50,000\. Shorten it"):
+        read_yaml(write(tmp_path, text))
+
+
+@pytest.mark.parametrize("level", ["[", "{a: ", "- ", "? ", "[{a: "])
+def test_the_number_of_levels_is_bounded(tmp_path, level):
+    path = write(tmp_path, f"a:\n  {level * 2_000}\n")
+    with pytest.raises(
+        ConfigError, match=r"experiment\.yaml:2: not valid YAML: nested too deeply\. Write it flatter\.$"
+    ):
+        read_yaml(path)
+
+
+def test_nested_block_mappings(tmp_path):
+    def nested(levels):
+        return write(tmp_path, "".join(f"{' ' * level}a:\n" for level in range(levels)))
+
+    assert list(read_yaml(nested(DEEPEST - 1)).data) == ["a"]
+    with pytest.raises(ConfigError, match=rf"experiment\.yaml:{DEEPEST}: not valid YAML: nested too deeply"):
+        read_yaml(nested(600))
+    with pytest.raises(ConfigError, match=r"expected at most 250,000 bytes, found 2,005,000\. Shorten it"):
+        read_yaml(nested(2_000))
+
+
+def test_a_file_may_be_as_large_as_said(tmp_path):
+    text = f"environment: diffuse_mix\nalgorithm: td3_bc #{'x' * BY_HAND.size}"[: BY_HAND.size]
+    assert load_experiment(write(tmp_path, text)).environment == ("diffuse_mix",)
+    with pytest.raises(ConfigError, match=r"^[^\n]*experiment\.yaml: expected at most 250,000 bytes, found 250,001\."):
+        load_experiment(write(tmp_path, text + "x"))
+
+
+def test_what_the_program_resolved_may_be_larger_than_what_a_person_writes(tmp_path):
+    experiment = Experiment(environment=("diffuse_mix",), seed=tuple(10**300 + seed for seed in range(1_000)))
+    path = write(tmp_path, dump_yaml(experiment.as_yaml()))
+    assert path.stat().st_size > BY_HAND.size
+    assert load_config(path, Experiment) == experiment
+
+
+def test_a_pipe_is_read_to_its_end(tmp_path):
+    pipe = tmp_path / "pipe.yaml"
+    os.mkfifo(pipe)
+    for text, message in ((GOOD, ""), ("x" * 300_000, "pipe.yaml: expected at most 250,000 bytes, found more.")):
+        writer = Thread(target=_write_as_far_as_it_is_read, args=(pipe, text))
+        writer.start()
+        if message:
+            with pytest.raises(ConfigError, match=message):
+                load_experiment(pipe)
+        else:
+            assert load_experiment(pipe).algorithm == ("td3_bc",)
+        writer.join()
+
+
+def _write_as_far_as_it_is_read(pipe, text):
+    with contextlib.suppress(BrokenPipeError), pipe.open("w") as file:
+        file.write(text)
+
+
+def test_line_ends_of_other_systems(tmp_path):
+    path = tmp_path / "experiment.yaml"
+    path.write_bytes(GOOD.replace("2.5", "-1").replace("\n", "\r\n").encode())
+    with pytest.raises(ConfigError, match=rf"^{path}:6: `settings\.td3_bc\.alpha`"):
+        load_experiment(path)
+
+
+def test_grids_that_nobody_can_train():
+    message = r"environments x algorithms x seeds, 1 x 1 x 500,000, are 500,000 cells, expected at most 100,000\."
+    with pytest.raises(ConfigError, match=f"^`seed`: {message} Make several files of it\\.$"):
+        check_experiment({"environment": "diffuse_mix", "seed": list(range(500_000))})
+    names = {"environment": ["diffuse_mix", "diffuse_topdown"], "algorithm": ["bc", "td3_bc"]}
+    assert len(check_experiment(names | {"seed": list(range(25_000))}).cells()) == 100_000
+    with pytest.raises(ConfigError, match="2 x 2 x 25,001, are 100,004 cells"):
+        check_experiment(names | {"seed": list(range(25_001))})
+
+
+def test_very_many_mistakes_are_not_listed():
+    for wrong in ({"seed": ["x"] * 30_000}, {f"unknown_{number}": 1 for number in range(30_000)}):
+        with pytest.raises(ConfigError) as caught:
+            check_experiment({"environment": "diffuse_mix"} | wrong)
+        lines = str(caught.value).splitlines()
+        assert len(lines) == SHOWN_MISTAKES + 1
+        assert lines[-1] == "29,980 more mistakes are not listed."
+
+
+def test_a_value_that_stands_very_often_is_named_once():
+    with pytest.raises(ConfigError) as caught:
+        check_experiment({"environment": "diffuse_mix", "seed": [*range(30_000), 7]})
+    assert str(caught.value) == "`seed`: every value may stand once, found 7 a second time."
+
+
+def test_unknown_keys_name_the_section_where_they_stand():
+    cases = [
+        (
+            {"dataset": {"files": "x"}},
+            "`dataset.files` is not a field of `dataset`. Did you mean `file`? Fields: quality",
+        ),
+        ({"training": {"divergence": {"x": 1}}}, "`training.divergence.x` is not a field of `training.divergence`."),
+        ({"sead": 1}, "`sead` is not a field of an experiment. Did you mean `seed`? Fields: environment,"),
+    ]
+    for wrong, message in cases:
+        with pytest.raises(ConfigError) as caught:
+            check_experiment({"environment": "diffuse_mix"} | wrong)
+        assert str(caught.value).startswith(message)
+    with pytest.raises(ConfigError, match="^`alfa` is not a field of the settings. Did you mean `alpha`?"):
+        make_algorithm("td3_bc", 2, 2, {"alfa": 1})
 
 
 def test_a_folder_is_no_file(tmp_path):
