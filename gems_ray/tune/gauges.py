@@ -10,7 +10,7 @@ from ray.util.metrics import Gauge
 from gems_ray import metrics
 from gems_ray.config import yaml_text
 
-# Ray writes `ray_` before each name; docs/cluster.md lists them.
+# Ray writes `ray_` before each name; docs/runs.md lists them.
 GAUGES = {
     metrics.RETURN_MEAN: ("gems_ray_return", "Return of the validation users, clicks per episode."),
     metrics.BEST_RETURN: ("gems_ray_best_return", "The best one so far."),
