@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import fields, replace
+from functools import cached_property, lru_cache
 from io import StringIO
 from pathlib import Path
 from types import NoneType, UnionType
@@ -65,11 +66,12 @@ EXPECTED = {
     "model_attributes_type": "a mapping, `key: value` lines",
 }
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+TOP_LEVEL_PART = re.compile(r"^(?=\w|-{3}|\.{3})", re.MULTILINE)  # a key, the beginning or end of a document
 SHOWN_CHARACTERS = 60  # of a value in a message
 
 
 class YamlDocument:
-    """A parsed YAML file that knows the line of every key.
+    """A parsed YAML file that knows the line of every key; `data` is plain.
 
     Args:
         path: file, for messages.
@@ -79,15 +81,15 @@ class YamlDocument:
     """
 
     def __init__(self, path: Path, text: str) -> None:
-        self.path = path
-        self.data = _parse(text, "rt", lambda line: f"{path}:{line}" if line else str(path))
+        self.path, self._text = path, text
+        self.data = _parse_by_parts(text) or plain(self._with_lines)
         if not isinstance(self.data, dict):
             found = "an empty file" if self.data is None else _found(self.data)
             raise ConfigError(f"{path}: expected `key: value` lines, found {found}.")
 
     def line(self, location: Location) -> int:
         """The line, from 1, of the deepest part of a key path that stands in the file."""
-        node, line = self.data, 1
+        node, line = self._with_lines, 1
         for part in location:
             if not isinstance(node, CommentedBase):
                 break
@@ -97,6 +99,11 @@ class YamlDocument:
             except (KeyError, IndexError, TypeError):
                 break
         return line
+
+    @cached_property
+    def _with_lines(self) -> Any:
+        """The data as ruamel has it; parsed only where a line is asked for, because that takes long."""
+        return _parse(self._text, "rt", lambda line: f"{self.path}:{line}" if line else str(self.path))
 
     def located(self) -> AbstractContextManager[None]:
         """Mistakes that are found inside say where they stand in this file."""
@@ -241,6 +248,26 @@ def describe_fields(model: type[BaseModel]) -> str:
 def _is_shown(default: Any) -> bool:
     """Whether a default says something: not a section, not the lack of a value."""
     return default not in (None, PydanticUndefined, ()) and not isinstance(default, BaseModel)
+
+
+def _parse_by_parts(text: str) -> dict[str, Any] | None:
+    """A mapping whose parts below each of its keys were parsed alone; None where that is impossible, or an error.
+
+    The files of a thousand cells are alike in most of their parts, and such a part is parsed once.
+    """
+    try:
+        parts = [_parse_part(part) for part in TOP_LEVEL_PART.split(text) if part]
+    except ConfigError:  # whether it is one in the whole file, and in which line, is found by parsing all of it
+        return None
+    if not all(isinstance(part, dict) for part in parts):
+        return None
+    data = {key: value for part in parts for key, value in part.items()}
+    return plain(data) if len(data) == sum(map(len, parts)) else None
+
+
+@lru_cache(maxsize=4_096)
+def _parse_part(text: str) -> Any:
+    return _parse(text, "safe", str)
 
 
 def _parse(text: str, kind: Literal["rt", "safe"], where: Callable[[int | None], str]) -> Any:

@@ -6,7 +6,7 @@ from typing import ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from gems_ray.config import YamlDocument, dump_yaml, plain
+from gems_ray.config import YamlDocument, dump_yaml
 from gems_ray.errors import ConfigError, RecordVersionError, RunFolderError
 from gems_ray.files import write_text_atomically
 
@@ -40,7 +40,7 @@ def read_record(path: Path, kind: type[R]) -> R | None:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        data = plain(YamlDocument(path, text).data) if path.suffix == ".yaml" else json.loads(text)
+        data = YamlDocument(path, text).data if path.suffix == ".yaml" else json.loads(text)
         if not isinstance(data, dict):
             raise ValueError(f"expected an object, found {type(data).__name__}")
         version, latest = data.get("schema_version", 1), kind.model_fields["schema_version"].default

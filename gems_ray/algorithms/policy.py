@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from gems_ray.algorithms.base import Algorithm
-from gems_ray.config import plain, read_yaml
+from gems_ray.config import read_yaml
 from gems_ray.data.normalizer import Normalizer
 from gems_ray.errors import ConfigError, PolicyError, UnknownNameError
 from gems_ray.flat_state import FlatState, flatten_modules, load_modules
@@ -97,7 +97,7 @@ def load_policy(folder: str | Path, device: str | torch.device = "cpu") -> Polic
     """
     folder = Path(folder)
     try:
-        description = plain(read_yaml(folder / DESCRIPTION).data)
+        description = read_yaml(folder / DESCRIPTION).data
         tensors = load_file(folder / TENSORS)
         version, kind = description.pop("schema_version"), description.pop("kind")
         if version > SCHEMA_VERSION:

@@ -8,7 +8,7 @@ import typer
 import gems_ray
 from gems_ray.cli.console import print_line
 from gems_ray.cli.export import print_tables
-from gems_ray.experiments.cell_folder import ENDED, FAILED
+from gems_ray.experiments.cell_folder import FAILED
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.program import command_line
 
@@ -38,15 +38,14 @@ def run_and_print(
             interrupted_by = interruption.number
     run = RunFolder.open(folder)
     print_tables(run)
-    cells = run.cells()
-    failed = [cell for cell in cells if cell.status == FAILED]
-    for cell in failed:
-        result = cell.result()
-        print_line(f"failed: {cell.path.name}: {result.reason if result else ''}")
+    results = {cell.path.name: cell.result() for cell in run.cells()}
+    failed = {name: result for name, result in results.items() if result and result.status == FAILED}
+    for name, result in failed.items():
+        print_line(f"failed: {name}: {result.reason or ''}")
     print_line(f"Run folder: {folder}")
-    unfinished = sum(cell.status not in ENDED for cell in cells)
+    unfinished = sum(result is None for result in results.values())
     if unfinished or interrupted_by:
-        print_line(f"{unfinished} of {len(cells)} cells are not finished; all are saved. Continue with:")
+        print_line(f"{unfinished} of {len(results)} cells are not finished; all are saved. Continue with:")
         print_line(f"  {again}")
     if interrupted_by:
         raise typer.Exit(128 + interrupted_by)

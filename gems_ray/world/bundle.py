@@ -180,7 +180,7 @@ def _agent(sizes: Mapping[str, int] | None, ranker: RankerConfig, bounds: Action
 
 def _read_files(folder: Path) -> tuple[dict[str, Any], FlatState]:
     try:
-        manifest = plain(read_yaml(folder / MANIFEST).data)
+        manifest = read_yaml(folder / MANIFEST).data
         tensors = load_file(folder / WEIGHTS)
     except (ConfigError, FileNotFoundError, SafetensorError, OSError) as error:
         raise WorldError(f"{folder}: not a readable world bundle ({error}). Copy it anew or train it again.") from None
