@@ -6,7 +6,7 @@ import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields, replace
-from functools import partial
+from functools import lru_cache, partial
 from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
 from types import NoneType, UnionType
@@ -71,6 +71,7 @@ EXPECTED = {
     "model_attributes_type": "a mapping, `key: value` lines",
 }
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+TOP_LEVEL_PART = re.compile(r"^(?=\w|-{3}|\.{3})", re.MULTILINE)  # a key, the beginning or end of a document
 SHOWN_CHARACTERS = 60  # of a value in a message
 SHOWN_MISTAKES = 20  # of a file
 
@@ -289,6 +290,26 @@ def describe_fields(model: type[BaseModel]) -> str:
 def _is_shown(default: Any) -> bool:
     """Whether a default says something: not a section, not the lack of a value."""
     return default not in (None, PydanticUndefined, ()) and not isinstance(default, BaseModel)
+
+
+def parse_alike(text: str) -> dict[str, Any] | None:
+    """A mapping of a file that this program wrote, from the parts below its keys; None where that is impossible.
+
+    The files of a thousand cells are alike in most of their parts, and such a part is parsed once.
+    """
+    try:
+        parts = [_parse_part(part) for part in TOP_LEVEL_PART.split(text) if part]
+    except ConfigError:  # whether it is one in the whole file, and in which line, is found by parsing all of it
+        return None
+    if not all(isinstance(part, dict) for part in parts):
+        return None
+    data = {key: value for part in parts for key, value in part.items()}
+    return plain(data) if len(data) == sum(map(len, parts)) else None
+
+
+@lru_cache(maxsize=4_096)
+def _parse_part(text: str) -> Any:
+    return _parse(text, "safe", str, RESOLVED)
 
 
 class TooManyValuesError(MarkedYAMLError):

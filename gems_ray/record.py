@@ -2,11 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from gems_ray.config import RESOLVED, YamlDocument, dump_yaml, plain
+from gems_ray.config import RESOLVED, YamlDocument, dump_yaml, parse_alike, plain
 from gems_ray.errors import ConfigError, RecordVersionError, RunFolderError
 from gems_ray.files import write_text_atomically
 
@@ -40,7 +40,7 @@ def read_record(path: Path, kind: type[R]) -> R | None:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        data = plain(YamlDocument(path, text, RESOLVED).data) if path.suffix == ".yaml" else json.loads(text)
+        data = _read_yaml(path, text) if path.suffix == ".yaml" else json.loads(text)
         if not isinstance(data, dict):
             raise ValueError(f"expected an object, found {type(data).__name__}")
         version, latest = data.get("schema_version", 1), kind.model_fields["schema_version"].default
@@ -70,6 +70,10 @@ def record_text(path: Path, record: Record) -> str:
     """The text that stands for a record in a file of this name."""
     data = record.model_dump(mode="json")
     return dump_yaml(data) if path.suffix == ".yaml" else json.dumps(data, indent=2, allow_nan=False) + "\n"
+
+
+def _read_yaml(path: Path, text: str) -> Any:
+    return parse_alike(text) or plain(YamlDocument(path, text, RESOLVED).data)
 
 
 def _describe_mistake(error: ValidationError) -> str:

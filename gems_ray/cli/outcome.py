@@ -42,11 +42,10 @@ def run_and_print(
         raise typer.Exit(128 + interrupted_by)
     run = RunFolder.open(folder)
     print_tables(run)
-    cells = run.cells()
-    failed = [cell for cell in cells if cell.status == FAILED]
-    for cell in failed:
-        result = cell.result()
-        print_line(f"failed: {cell.path.name}: {result.reason if result else ''}")
+    results = {cell.path.name: cell.result() for cell in run.cells()}
+    failed = {name: result for name, result in results.items() if result and result.status == FAILED}
+    for name, result in failed.items():
+        print_line(f"failed: {name}: {result.reason or ''}")
     print_line(f"Run folder: {folder}")
     progress = read_progress(run)
     if progress.has_work or interrupted_by:

@@ -12,7 +12,6 @@ from gems_ray.execution.listener import RunListener
 from gems_ray.execution.sources import Source, open_source, record_datasets, write_references
 from gems_ray.execution.storage import open_storage, storage_of_run
 from gems_ray.experiments.candidates import candidates, read_trials, search_of, with_objectives, write_best
-from gems_ray.experiments.cell_folder import ENDED
 from gems_ray.experiments.objectives import FQE
 from gems_ray.experiments.run_folder import RunFolder, check_free
 from gems_ray.experiments.spec import Cell, Experiment
@@ -158,8 +157,7 @@ def resolve_search(experiment: Experiment, has_world: Mapping[str, bool], listen
 
 
 def _train_cells(run: OpenRun, backend: Backend, cells: Sequence[Cell]) -> None:
-    run.folder.open_cells(cells)
-    if unfinished := [cell for cell in cells if run.folder.cell(cell.name).status not in ENDED]:
+    if unfinished := run.folder.open_cells(cells):
         backend.train_cells(run, unfinished)
 
 

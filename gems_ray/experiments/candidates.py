@@ -14,7 +14,7 @@ from gems_ray.config import dump_yaml
 from gems_ray.experiments.cell_folder import FAILED, PRUNED, WITH_RESULT, CellFolder
 from gems_ray.experiments.check import all_settings
 from gems_ray.experiments.objectives import FQE, RETURN, result_value
-from gems_ray.experiments.records import CandidateRecord, TrialRecord
+from gems_ray.experiments.records import CandidateRecord, CellResult, TrialRecord
 from gems_ray.experiments.run_folder import BEST, RunFolder
 from gems_ray.experiments.spec import Cell, Experiment, SearchSpec
 from gems_ray.files import write_text_atomically
@@ -34,6 +34,7 @@ class Trial:
     state: str  # complete, pruned, failed or unfinished
     values: tuple[float, ...]  # by objective, means over cells; empty unless complete
     cells: tuple[CellFolder, ...]
+    results: tuple[CellResult | None, ...] = ()  # of the cells
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,21 +107,22 @@ def read_trials(run: RunFolder, objectives: Sequence[str]) -> list[Trial]:
 def read_trial(run: RunFolder, number: int, record: TrialRecord, objectives: Sequence[str]) -> Trial:
     """A trial by its record and its cells."""
     cells = tuple(run.cell(name) for name in record.cells)
-    statuses = [cell.status for cell in cells]
+    results = tuple(cell.result() for cell in cells)
+    statuses = [cell.status_by(result) for cell, result in zip(cells, results, strict=True)]
     if FAILED in statuses:
         state = FAILED
     elif PRUNED in statuses:
         state = PRUNED
     else:
         state = COMPLETE if all(status in WITH_RESULT for status in statuses) else "unfinished"
-    values = tuple(_mean(cells, objective) for objective in objectives) if state == COMPLETE else ()
+    values = tuple(_mean(results, objective) for objective in objectives) if state == COMPLETE else ()
     if not all(map(math.isfinite, values)):  # a study takes no such value
         state, values = FAILED, ()
-    return Trial(number, record.algorithm, record.settings, record.params, state, values, cells)
+    return Trial(number, record.algorithm, record.settings, record.params, state, values, cells, results)
 
 
-def _mean(cells: Sequence[CellFolder], objective: str) -> float:
-    return fmean(result_value(cell.result(), objective) for cell in cells)
+def _mean(results: Sequence[CellResult | None], objective: str) -> float:
+    return fmean(result_value(result, objective) for result in results)
 
 
 def best_first(trials: Sequence[Trial]) -> list[Trial]:
@@ -180,8 +182,8 @@ def _settings_key(algorithm: str, settings: Mapping[str, Any]) -> str:
 
 def candidate_value(run: RunFolder, candidate: Candidate, objective: str) -> float | None:
     """Mean of an objective over the fresh seeds; None until all of them have their result."""
-    cells = [run.cell(cell.name) for cell in candidate.cells]
-    return _mean(cells, objective) if all(cell.status in WITH_RESULT for cell in cells) else None
+    results = [run.cell(cell.name).result() for cell in candidate.cells]
+    return _mean(results, objective) if all(result and result.status in WITH_RESULT for result in results) else None
 
 
 def write_best(run: RunFolder, experiment: Experiment, trials: Sequence[Trial], tried: Sequence[Candidate]) -> None:

@@ -75,6 +75,15 @@ class CellFolder:
             raise RunFolderError(f"{path}: no such file. {CellDescription.advice}")
         return found
 
+    def is_described_as(self, description: CellDescription) -> bool:
+        """Whether the cell's file says exactly this; not where it is missing or damaged."""
+        try:
+            found = read_record(self.path / DESCRIPTION, CellDescription)
+        except RunFolderError:
+            return False
+        # As texts, because 1, 1.0 and true are equal in Python.
+        return found is not None and found.model_dump_json() == description.model_dump_json()
+
     @property
     def status(self) -> str:
         """finished, diverged (finished as well), pruned, failed, unfinished (has begun) or pending."""

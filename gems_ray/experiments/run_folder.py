@@ -29,7 +29,7 @@ from filelock import FileLock, Timeout
 
 from gems_ray.config import dump_yaml, load_config
 from gems_ray.errors import ConfigError, RunFolderError
-from gems_ray.experiments.cell_folder import DESCRIPTION, CellFolder, set_aside_if_damaged
+from gems_ray.experiments.cell_folder import DESCRIPTION, ENDED, CellFolder, set_aside_if_damaged
 from gems_ray.experiments.records import (
     CandidateRecord,
     Candidates,
@@ -45,7 +45,7 @@ from gems_ray.experiments.spec import Cell, Experiment
 from gems_ray.files import write_text_atomically
 from gems_ray.machine import MachineReport
 from gems_ray.program import program_name
-from gems_ray.record import read_record, record_text, write_record
+from gems_ray.record import read_record, write_record
 
 MACHINE, FORMER_MACHINE = "machine.json", "environment.json"
 EXPERIMENT, CELLS, REFERENCES, TRIALS, BEST = "experiment.yaml", "cells", "references", "trials", "best.yaml"
@@ -170,18 +170,23 @@ class RunFolder:
     def add_cells(self, cells: Iterable[Cell]) -> None:
         """Describes cells in their folders; a description that was damaged is written anew."""
         for cell in cells:
-            path, description = self.cell(cell.name).path / DESCRIPTION, CellDescription.of(cell)
-            if not path.exists() or path.read_bytes() != record_text(path, description).encode():
-                write_record(path, description)
+            folder, description = self.cell(cell.name), CellDescription.of(cell)
+            if not folder.is_described_as(description):
+                write_record(folder.path / DESCRIPTION, description)
 
-    def open_cells(self, cells: Sequence[Cell]) -> None:
-        """Makes cells ready to be trained: described, failed ones open again, damaged results aside."""
+    def open_cells(self, cells: Sequence[Cell]) -> list[Cell]:
+        """Makes cells ready to be trained: described, failed ones open again, damaged results aside.
+
+        Returns:
+            those that have not ended.
+        """
         self.add_cells(cells)
         for cell in cells:
             folder = self.cell(cell.name)
             folder.set_damaged_result_aside()
             folder.set_damaged_checkpoint_aside()
             folder.reopen()
+        return [cell for cell in cells if self.cell(cell.name).status not in ENDED]
 
     def cell(self, name: str) -> CellFolder:
         """The folder of a cell."""

@@ -281,8 +281,10 @@ class Experiment(Config):
 
     def cells(self) -> list["Cell"]:
         """All cells, environments first, then algorithms, then seeds."""
+        common = self.model_dump(mode="json", exclude=_NOT_IN_THE_HASH)
+        digests = {algorithm: _digest(common, self.settings.get(algorithm, {})) for algorithm in self.algorithm}
         return [
-            Cell(environment, algorithm, seed, self)
+            Cell(environment, algorithm, seed, self, f"{environment}-{algorithm}-seed{seed}-{digests[algorithm]}")
             for environment, algorithm, seed in itertools.product(self.environment, self.algorithm, self.seed)
         ]
 
@@ -297,25 +299,26 @@ _NOT_IN_THE_HASH = {"environment", "algorithm", "seed", "resources", "search", "
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One experiment of a grid: an algorithm, trained in one environment's data with one seed."""
+    """One experiment of a grid: an algorithm, trained in one environment's data with one seed.
+
+    Args:
+        environment: its name.
+        algorithm: its name.
+        seed: of the experiment's seeds.
+        experiment: the grid.
+        name: short, readable, and different for every setting that changes the result.
+    """
 
     environment: str
     algorithm: str
     seed: int
     experiment: Experiment
+    name: str
 
     @property
     def settings(self) -> dict[str, Any]:
         """The algorithm's settings that differ from its defaults."""
         return self.experiment.settings.get(self.algorithm, {})
-
-    @property
-    def name(self) -> str:
-        """Short, readable, and different for every setting that changes the result."""
-        experiment = self.experiment.model_dump(mode="json", exclude=_NOT_IN_THE_HASH)
-        text = json.dumps([experiment | {"settings": self.settings}], sort_keys=True)
-        digest = hashlib.sha256(text.encode()).hexdigest()[:10]
-        return f"{self.environment}-{self.algorithm}-seed{self.seed}-{digest}"
 
     def describe(self) -> dict[str, Any]:
         """Everything that determines the cell, as plain data."""
@@ -328,6 +331,12 @@ class Cell:
             "world": experiment.world(self.environment),
             **experiment.model_dump(mode="json", include={"dataset", "training", "evaluation", "resources"}),
         }
+
+
+def _digest(common: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """What tells the cells of one algorithm from those of other experiments."""
+    text = json.dumps([{**common, "settings": settings}], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
 def search_domains(experiment: Experiment) -> dict[str, dict[str, Domain]]:

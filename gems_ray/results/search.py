@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,8 @@ import pandas as pd
 from rich.table import Table
 
 from gems_ray.errors import RunFolderError
-from gems_ray.experiments.candidates import COMPLETE, pareto_front, read_trials
-from gems_ray.experiments.cell_folder import WITH_RESULT, CellFolder
+from gems_ray.experiments.candidates import COMPLETE, Trial, pareto_front, read_trials
+from gems_ray.experiments.cell_folder import WITH_RESULT
 from gems_ray.experiments.objectives import FQE, RETURN, result_value
 from gems_ray.experiments.records import CellResult
 from gems_ray.experiments.run_folder import RunFolder
@@ -26,18 +26,20 @@ def trials_frame(run: RunFolder) -> pd.DataFrame:
         RunFolderError: the folder holds a grid, or is damaged.
     """
     objectives = _objectives(run)
-    trials = read_trials(run, objectives)
+    return _trials_frame(read_trials(run, objectives), objectives)
+
+
+def _trials_frame(trials: Sequence[Trial], objectives: Sequence[str]) -> pd.DataFrame:
     front = pareto_front(trials)
     rows = []
     for trial in trials:
         row: dict[str, Any] = {"trial": trial.number, "state": trial.state, "algorithm": trial.algorithm}
         row |= dict(trial.params) | dict(zip(objectives, trial.values, strict=False))
         if trial.state == COMPLETE:
-            results = [cell.result() for cell in trial.cells]
-            if all(result and result.offline for result in results):
-                row[FQE] = _mean([result_value(result, FQE) for result in results])
-            if all(result and result.validation for result in results):
-                row[RETURN] = _mean([result_value(result, RETURN) for result in results])
+            if all(result and result.offline for result in trial.results):
+                row[FQE] = _mean([result_value(result, FQE) for result in trial.results])
+            if all(result and result.validation for result in trial.results):
+                row[RETURN] = _mean([result_value(result, RETURN) for result in trial.results])
         row["best"] = trial.number in front
         row["cells"] = " ".join(cell.path.name for cell in trial.cells)
         rows.append(row)
@@ -50,15 +52,21 @@ def candidates_frame(run: RunFolder) -> pd.DataFrame:
     Raises:
         RunFolderError: the folder holds a grid, or is damaged.
     """
+    return _candidates_frame(run, read_trials(run, _objectives(run)))
+
+
+def _candidates_frame(run: RunFolder, trials: Sequence[Trial]) -> pd.DataFrame:
     objective = _objectives(run)[0]
-    values: dict[int | None, tuple[float, ...]] = {
-        trial.number: trial.values for trial in read_trials(run, _objectives(run))
-    }
+    values: dict[int | None, tuple[float, ...]] = {trial.number: trial.values for trial in trials}
     rows = []
     common: dict[str, Mapping[str, Any]] = {}  # by algorithm, what all trials share: the settings of its default
     for candidate in run.candidates() or []:
         base = common.setdefault(candidate.algorithm, candidate.settings)
-        cells = [cell for name in candidate.cells if (cell := run.cell(name)).status in WITH_RESULT]
+        cells = [
+            (cell.description.seed, result)
+            for cell in map(run.cell, candidate.cells)
+            if (result := cell.result()) and result.status in WITH_RESULT
+        ]
         fresh = _by_seed(cells, lambda result: result_value(result, objective))
         test = _by_seed(cells, lambda result: result.test.last.return_mean if result.test else None)
         rows.append(
@@ -77,14 +85,12 @@ def candidates_frame(run: RunFolder) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def _by_seed(cells: list[CellFolder], value: Callable[[CellResult], float | None]) -> list[float]:
+def _by_seed(cells: list[tuple[int, CellResult]], value: Callable[[CellResult], float | None]) -> list[float]:
     """A value per seed: the mean over environments; cells without it are left out."""
     by_seed: dict[int, list[float]] = {}
-    for cell in cells:
-        result = cell.result()
-        found = None if result is None else value(result)
-        if found is not None:
-            by_seed.setdefault(cell.description.seed, []).append(found)
+    for seed, result in cells:
+        if (found := value(result)) is not None:
+            by_seed.setdefault(seed, []).append(found)
     return [_mean(values) for values in by_seed.values()]
 
 
@@ -100,7 +106,8 @@ def rank_correlation(trials: pd.DataFrame) -> float | None:
 
 def export(run: RunFolder, folder: Path) -> list[Path]:
     """Writes trials.csv, candidates.csv and table.md; returns their paths."""
-    trials, tried = trials_frame(run), candidates_frame(run)
+    found = read_trials(run, _objectives(run))
+    trials, tried = _trials_frame(found, _objectives(run)), _candidates_frame(run, found)
     header, rows = _display(tried)
     markdown = markdown_table(header, rows, left=2) + "\n" + "\n".join(notes(run, trials)) + "\n"
     texts = {
@@ -116,18 +123,19 @@ def export(run: RunFolder, folder: Path) -> list[Path]:
 def to_rich(run: RunFolder) -> list[Table]:
     """The best trials, and the candidates, for a terminal of 80 columns."""
     objectives = _objectives(run)
-    trials = trials_frame(run)
+    found = read_trials(run, objectives)
+    trials = _trials_frame(found, objectives)
     shown = Table(box=None, pad_edge=False, title="Best trials", title_justify="left")
     for name in ("trial", "settings", *objectives):
         shown.add_column(name, justify="left" if name == "settings" else "right", overflow="fold")
     if objectives[0] in trials:
         done = trials[trials["state"] == COMPLETE].sort_values(["best", objectives[0]], ascending=False, kind="stable")
-        params = {trial.number: trial.params for trial in read_trials(run, objectives)}
+        params = {trial.number: trial.params for trial in found}
         for row in done.head(5).to_dict("records"):
             settings = {name.removeprefix(f"{row['algorithm']}."): v for name, v in params[row["trial"]].items()}
             shown.add_row(str(row["trial"]), _settings(settings), *(_short(row[name]) for name in objectives))
     drawn = Table(box=None, pad_edge=False, title="Candidates", title_justify="left")
-    header, rows = _display(candidates_frame(run))
+    header, rows = _display(_candidates_frame(run, found))
     for index, name in enumerate(header):
         drawn.add_column(name, justify="left" if index < 2 else "right", overflow="fold", no_wrap=index != 1)
     for cells in rows:

@@ -230,16 +230,18 @@ def result_frame(run: RunFolder, cells: pd.DataFrame | None = None) -> pd.DataFr
 
 def export(run: RunFolder, folder: Path) -> list[Path]:
     """Writes table.csv, table.md and cells.csv; returns their paths."""
-    table = result_frame(run)
+    cells = cells_frame(run)
+    table = result_frame(run, cells)
     texts = {"table.csv": table.round(3).to_csv(index=False), "table.md": to_markdown(table)}
     for name, text in texts.items():
         write_text_atomically(folder / name, text)
-    return [*(folder / name for name in texts), export_cells(run, folder)]
+    return [*(folder / name for name in texts), export_cells(run, folder, cells)]
 
 
-def export_cells(run: RunFolder, folder: Path) -> Path:
+def export_cells(run: RunFolder, folder: Path, cells: pd.DataFrame | None = None) -> Path:
     """Writes cells.csv; returns its path."""
-    write_text_atomically(folder / "cells.csv", cells_frame(run).to_csv(index=False))
+    cells = cells_frame(run) if cells is None else cells
+    write_text_atomically(folder / "cells.csv", cells.to_csv(index=False))
     return folder / "cells.csv"
 
 

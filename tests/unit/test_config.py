@@ -8,7 +8,17 @@ from threading import Thread
 import pytest
 
 from gems_ray.algorithms import make_algorithm
-from gems_ray.config import BY_HAND, DEEPEST, SHOWN_MISTAKES, dump_yaml, load_config, parse_yaml_value, read_yaml
+from gems_ray.config import (
+    BY_HAND,
+    DEEPEST,
+    SHOWN_MISTAKES,
+    dump_yaml,
+    load_config,
+    parse_alike,
+    parse_yaml_value,
+    plain,
+    read_yaml,
+)
 from gems_ray.errors import ConfigError, DatasetError, Mistake
 from gems_ray.experiments.check import check_experiment, check_placement, load_experiment
 from gems_ray.experiments.spec import Experiment, Resources
@@ -157,6 +167,45 @@ def test_escaped_control_characters(tmp_path):
     for text in ('dataset: {folder: "a\\0b"}', '"a\\x07": [1]'):
         with pytest.raises(ConfigError, match=r"experiment\.yaml: control character #x0"):
             read_yaml(write(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("text", "data"),
+    [
+        ("a: &x [1, 1e-05]\nb: *x\n", {"a": [1, 1e-05], "b": [1, 1e-05]}),
+        ("# mine\n---\na: yes\n\nb:\n- 0x1F\n- c: null\n...\n", {"a": "yes", "b": [31, {"c": None}]}),
+        ("a: |\n  b: 1\n\nc: >-\n  d\n  e\n", {"a": "b: 1\n", "c": "d e"}),
+        ("{a: 1,\nb: 2}\n", {"a": 1, "b": 2}),
+        ("? a\n: 1\nb:\n", {"a": 1, "b": None}),
+        ('"a": 1\n1: 2\n', {"a": 1, "1": 2}),
+        ("a:\n  b: &x {c: 1}\n  d: {<<: *x, e: 2}\n", {"a": {"b": {"c": 1}, "d": {"e": 2, "c": 1}}}),
+    ],
+)
+def test_parts_of_a_file_mean_what_they_mean_in_the_whole(tmp_path, text, data):
+    """What cannot be read in parts is left to those who read the whole."""
+    assert parse_alike(text) in (data, None)
+    assert plain(read_yaml(write(tmp_path, text)).data) == data
+
+
+def test_data_of_one_file_is_no_part_of_another():
+    parse_alike("a: [1]\nb: 2\n")["a"].append(2)
+    assert parse_alike("a: [1]\nb: 2\n") == {"a": [1], "b": 2}
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("a: 1\nb: 2\na: 3\n", "3: `a` stands here a second time"),
+        ("a: 1\n---\nb: 2\n", "2: expected one document"),
+        ("a: 1\n...\nb: 2\n", "3: "),
+        ("a: [1,\nb: 2\n", "[23]: not valid YAML"),
+        ("a: 1\nb c\nd: 2\n", "[23]: not valid YAML"),
+        ("a: 1\nb: *x\n", "2: not valid YAML"),
+    ],
+)
+def test_a_mistake_between_parts_has_its_line(tmp_path, text, line):
+    with pytest.raises(ConfigError, match=rf"experiment\.yaml:{line}"):
+        read_yaml(write(tmp_path, text))
 
 
 def test_a_file_that_holds_itself(tmp_path):

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from gems_ray.config import _parse_part
 from gems_ray.errors import RunFolderError
 from gems_ray.experiments.candidates import with_objectives
 from gems_ray.experiments.cell_folder import DIVERGED, FAILED, FINISHED, RUNNING
 from gems_ray.experiments.check import check_experiment, load_experiment
 from gems_ray.experiments.progress import read_cell, read_progress
-from gems_ray.experiments.records import REFERENCE_POLICIES, CellResult, DatasetFacts
+from gems_ray.experiments.records import REFERENCE_POLICIES, CellDescription, CellResult, DatasetFacts
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.results.tables import cells_frame
 from tests.unit.conftest import MACHINE, evaluation, make_run
@@ -160,6 +161,35 @@ def test_a_damaged_description_names_the_file(run):
     )
     run.add_cells(experiment.cells())
     assert len(read_progress(run).cells) == 3
+
+
+def test_what_is_alike_in_all_cells_is_parsed_once(tmp_path):
+    run = make_run(tmp_path / "run", seed=list(range(1_000_000, 1_000_020)), training={"max_timesteps": 1234})
+    first, *others = run.cells()
+    assert first.description.training.max_timesteps == 1234
+    before = _parse_part.cache_info().misses
+    assert [cell.description.seed for cell in others] == list(range(1_000_001, 1_000_020))
+    assert _parse_part.cache_info().misses == before + len(others), "the line of the seed alone"
+
+
+def test_only_another_description_is_written_anew(run):
+    """Also one that Python takes for equal."""
+    first, second, third = (cell.path / "cell.yaml" for cell in run.cells())
+    text = first.read_text()
+    first.write_text(f"# mine\n{text}")
+    second.write_text(second.read_text().replace("max_timesteps: 1000", "max_timesteps: 2000"))
+    third.write_text("seed: [0\n")
+    run.add_cells(run.experiment().cells())
+    assert first.read_text() == f"# mine\n{text}"
+    assert "max_timesteps: 1000" in second.read_text()
+    assert [cell.description.seed for cell in run.cells()] == [0, 1, 2]
+    (one,), (other,) = (
+        check_experiment({"environment": "diffuse_mix", "settings": {"td3_bc": {"alpha": alpha}}}).cells()
+        for alpha in (1, 1.0)
+    )
+    run.add_cells([one])
+    assert run.cell(one.name).description == CellDescription.of(other)
+    assert not run.cell(one.name).is_described_as(CellDescription.of(other))
 
 
 def test_no_run_here(tmp_path):
