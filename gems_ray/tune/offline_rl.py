@@ -6,6 +6,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from gems_ray.execution.storage import CheckpointStorage
 from gems_ray.experiments.cell_folder import FAILED, RUNNING
 from gems_ray.experiments.check import check_experiment
 from gems_ray.experiments.records import CellCheckpoint, CellDescription
-from gems_ray.experiments.spec import Cell, Experiment
+from gems_ray.experiments.spec import Cell
 from gems_ray.world.bundle import find_world
 
 SET_BACK = "set back"  # status of a trial that the machine ended, not the cell
@@ -92,7 +93,7 @@ class OfflineRL(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """Trains up to the next evaluation, or for a slice of time; a slice repeats the last report."""
         ray._raylet.setproctitle(f"ray::{self!r}")  # Ray itself shows nothing but the class and the method
-        if self._training is not None:
+        if self._training is not None and self._status == RUNNING:
             self._attempt(self._train)
         training, failed = self._training, self._status != RUNNING
         report: dict[str, Any] = {**(training.report() if training else {}), metrics.LOG: "\n".join(self._log)}
@@ -154,7 +155,7 @@ class OfflineRL(tune.Trainable):
         self._attempt(self._load)
 
     def _load(self) -> None:
-        cell = cell_of(self.config)
+        cell = _as_in_the_script(cell_of(self.config))
         self._share_machine()
         checkpoint = self.config.get("checkpoint")
         dataset, world = self._data(cell)
@@ -169,7 +170,7 @@ class OfflineRL(tune.Trainable):
     def _data(self, cell: Cell) -> tuple[Dataset, Any]:
         """The dataset, and the world that it was collected in, if that is known."""
         if self._dataset is None:
-            source = open_source(_as_in_the_script(cell.experiment), cell.environment, RunListener())
+            source = open_source(cell.experiment, cell.environment, RunListener())
             return source.dataset, source.world
         given = self._dataset
         dataset = given if isinstance(given, Dataset) else ray.get(given[cell.environment])
@@ -244,9 +245,13 @@ def cell_of(config: Mapping[str, Any]) -> Cell:
 
 def config_of(cell: Cell) -> dict[str, Any]:
     """The config of the trial that trains a cell."""
-    described = cell.describe()
-    imports = cell.experiment.imports
-    return {**described, "algorithm": imports.get(cell.algorithm, cell.algorithm)}
+    described, imports = cell.describe(), cell.experiment.imports
+    world = Path(described["world"])  # a folder must not depend on the worker's working directory
+    return {
+        **described,
+        "algorithm": imports.get(cell.algorithm, cell.algorithm),
+        "world": str(world.absolute()) if world.is_dir() else described["world"],
+    }
 
 
 def label(config: Mapping[str, Any]) -> str:
@@ -262,12 +267,16 @@ def _first_line(error: BaseException) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
-def _as_in_the_script(experiment: Experiment) -> Experiment:
+def _as_in_the_script(cell: Cell) -> Cell:
     """With paths as the script meant them: Tune may have moved this process into the folder of its trial."""
-    start = Path(os.environ.get("TUNE_ORIG_WORKING_DIR", ""))
+    start, experiment = Path(os.environ.get("TUNE_ORIG_WORKING_DIR", "")), cell.experiment
     spec = experiment.dataset
     paths = {"folder": str(start / spec.folder), "file": spec.file and str(start / spec.file)}
-    return experiment.model_copy(update={"dataset": spec.model_copy(update=paths)})
+    worlds = {
+        name: str(start / world) if (start / world).is_dir() else world for name, world in experiment.worlds.items()
+    }
+    update = {"dataset": spec.model_copy(update=paths), "worlds": worlds}
+    return replace(cell, experiment=experiment.model_copy(update=update))
 
 
 def _plain(value: Any) -> Any:

@@ -64,8 +64,9 @@ def start(tmp_path, world_folder, dataset_file, request):
         folder.mkdir(exist_ok=True)
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(request.config.rootpath)}
         environment["TUNE_GLOBAL_CHECKPOINT_S"] = "1"  # else Tune writes its state every ten seconds
-        dataset = os.path.relpath(dataset_file, folder)  # as the script sees it, and not its workers
-        line = [sys.executable, "-c", SCRIPT, str(world_folder), dataset]
+        # As the script sees them, and not its workers, which Tune moves into the folders of their trials.
+        paths = [os.path.relpath(path, folder) for path in (world_folder, dataset_file)]
+        line = [sys.executable, "-c", SCRIPT, *paths]
         return subprocess.Popen(
             line, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )

@@ -216,8 +216,9 @@ def test_a_full_disk_ends_the_trial_and_says_so(make, tmp_path):
     one.step()
     with full_disk(1_000):
         assert one.save(str(tmp_path / "full")).checkpoint is None
+    updates = one._training.trainer.updates
     told = one.step()
-    assert (told["status"], told["done"]) == ("set back", True)
+    assert (told["status"], told["done"], told["updates"]) == ("set back", True, updates)
     assert "File too large" in told["reason"]
 
 
