@@ -33,10 +33,10 @@ class RayBackend:
 
     def check(self, experiment: Experiment) -> None:
         """Makes sure that cells find the device that they ask for."""
-        check_placement(experiment)
         if self._address is None:  # errors now, not in every cell or when Ray has been started
             resolve_device(experiment.training.device)
             experiment.resources.usable_on([this_machine()], lambda line: None)
+        check_placement(experiment)
 
     def train_cells(self, run: OpenRun, cells: Sequence[Cell]) -> None:
         """Trains cells until each has ended or was left for good."""

@@ -124,7 +124,7 @@ BAD_INPUT = [
     (["train", "--env_name", "diffuse_mix", "--algorithm", "bc", "--alpha", "1"], "No such option: --alpha"),
     (["train", "--env_name", "diffuse_mix", "--set", "tau=1", "--set", "tau=1"], "given a second time, by --set"),
     (["train", "--env_name", "diffuse_mix", "--normalize", "--set", "normalize_states=false"], "by --normalize"),
-    (["train", "--env_name", "diffuse_mix", "--set", "tau=\x01"], "--set tau=\x01: not valid YAML: control character"),
+    (["train", "--env_name", "diffuse_mix", "--set", "tau=\x01"], r"--set tau=\x01: not valid YAML: control character"),
     (
         ["train", "--env_name", "diffuse_mix", "--set", "hidden_sizes=[-1]"],
         "`--set hidden_sizes.0`: input should be gr",

@@ -93,6 +93,7 @@ def test_tune_asha(example, tmp_path):
     assert len(list(experiment.glob("*/progress.csv"))) == len(list(experiment.glob("*/events.*"))) == 4
 
 
+@pytest.mark.slow
 def test_tune_pbt(example):
     """A weak trial goes on from a strong one's state, with an alpha of its own."""
     output = example("tune_pbt.py")

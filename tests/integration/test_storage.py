@@ -72,6 +72,7 @@ def rows(run):
     return sum(len(path.read_text().splitlines()) - 1 for path in run.glob("cells/*/metrics.csv"))
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_from_a_copy_of_the_records(command, grid, tmp_path, s3):
     """The records are copied to another place, the checkpoints stay where they are: the numbers are the same."""
     whole = command("grid", grid, "--name", "whole")
@@ -102,9 +103,16 @@ def world_of(grid, folder):
 
 
 def test_a_run_stays_with_its_storage(command, grid, tmp_path, s3):
-    other = command("grid", grid, "--storage", uri(s3, "a"), "--dry-run")
-    assert other.returncode == 0, other.stderr
-    assert not (tmp_path / "runs" / "grid").exists()
+    short = {**json.loads((tmp_path / grid).read_text()), "seed": 0, "training": {"max_timesteps": 10}}
+    (tmp_path / "short.yaml").write_text(json.dumps(short))
+    begun = command("grid", "short.yaml", "--storage", uri(s3, "a"))
+    assert begun.returncode == 0, begun.stdout + begun.stderr
+    run = tmp_path / "runs" / "short"
+    assert not list(run.rglob("*.safetensors")), "checkpoints are in the storage alone"
+    assert gems_ray.open_run(run).policy("seed0", "last").encoder is None, "and are found there"
+    again = command("grid", "short.yaml", "--storage", uri(s3, "b"))
+    assert again.returncode == 2
+    assert "began with its checkpoints in s3://bucket/a/short?" in again.stderr
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,7 @@ def finish(process):
     return json.loads(next(line for line in output.splitlines() if line.startswith('{"rows"')))
 
 
+@pytest.mark.slow
 def test_restored_by_tune_after_a_kill_it_ends_with_the_numbers_of_an_undisturbed_one(start, tmp_path):
     undisturbed = finish(start("whole"))
     process = start("killed")
