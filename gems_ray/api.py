@@ -124,8 +124,8 @@ def run(
         in_process: train one cell after the other in this process, in place of Ray; not for searches.
         address: of a Ray cluster; None starts Ray on this machine. Its nodes must see the folder, unless there is a
             `storage`.
-        storage: URI below which the checkpoints are kept, such as s3://bucket/runs; None for the folder, or for what a
-            run that goes on began with.
+        storage: folder or URI below which the checkpoints are kept, such as s3://bucket/runs; None for the run folder,
+            or for what a run that goes on began with.
         study_storage: database URL of a search's study; None for SQLite in the folder.
         listener: hears what is done; None logs it to the logger `gems_ray`.
     Returns:

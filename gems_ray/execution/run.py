@@ -10,7 +10,7 @@ from gems_ray.errors import ConfigError
 from gems_ray.execution.interruption import RunInterrupted
 from gems_ray.execution.listener import RunListener
 from gems_ray.execution.sources import Source, open_source, record_datasets, write_references
-from gems_ray.execution.storage import open_storage, storage_of_run
+from gems_ray.execution.storage import absolute, open_storage, storage_of_run
 from gems_ray.experiments.candidates import candidates, read_trials, search_of, with_objectives, write_best
 from gems_ray.experiments.objectives import FQE
 from gems_ray.experiments.run_folder import RunFolder, check_free
@@ -83,7 +83,7 @@ def run_experiment(
         path: of the run folder, new or of the same experiment.
         backend: trains the cells; closed at the end.
         listener: hears what is done.
-        storage: URI below which the checkpoints are kept; None for the run folder, or for what the run began with.
+        storage: folder or URI below which the checkpoints are kept; None for the run folder, or for what it began with.
         study_storage: database of a search's study; None for SQLite in the run folder.
     Returns:
         the run folder, its tables written. Cells may have failed or be unfinished: the folder says which.
@@ -96,7 +96,7 @@ def run_experiment(
         from gems_ray.experiments.study import check_storage
 
         check_storage(study_storage)
-    uri = None if storage is None else storage_of_run(storage, path.name)
+    uri = None if storage is None else storage_of_run(absolute(storage), path.name)
     if uri is not None:
         open_storage(uri)
     if not experiment.search:  # a search finds its objectives first

@@ -71,7 +71,7 @@ class RayBackend:
             )
             dashboard = self._stack.enter_context(connected(self._address, log, farewell))
             received = self._stack.enter_context(first_signal())  # after Ray, which leaves a handler of its own
-            check_nodes(None if "://" in run.folder.storage else run.folder.path)
+            check_nodes(run.folder.storage)
             resources = run.experiment.resources.usable_on(nodes(), listener.on_line)
             at_once = sum(resources.cells_on(*node) for node in nodes())
             listener.on_line(f"Ray dashboard: {dashboard or 'not available'}")

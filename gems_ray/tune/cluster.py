@@ -92,18 +92,20 @@ def _worker_environment() -> dict[str, str]:
     return credentials | {name: os.environ.get(name, value) for name, value in WORKER_ENVIRONMENT.items()}
 
 
-def check_nodes(folder: Path | None) -> None:
+def check_nodes(storage: str) -> None:
     """Makes sure that every node of a cluster runs the same versions, and sees the folder of the checkpoints.
 
     Args:
-        folder: of this machine; None where the checkpoints are kept elsewhere.
+        storage: of the checkpoints, a folder of this machine or a URI.
     Raises:
         ResourceError: one differs, or does not answer.
     """
     alive = [node for node in ray.nodes() if node["Alive"]]
     if len(alive) < 2:
         return
-    here = _versions()
+    here, folder = _versions(), None if "://" in storage else Path(storage).absolute()
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".seen-by-every-node-") as marker:
         ask = ray.remote(num_cpus=0)(_look_around)
         places = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in alive]

@@ -71,7 +71,7 @@ def test_a_node_that_does_not_see_the_folder(command, grid, tmp_path, start_node
     start_node("--address", address, before=hide)
     done = command("grid", grid, "--address", address)
     assert done.returncode == 2, done.stdout + done.stderr
-    assert re.search(r"error: node [\d.]+: does not see runs/grid, where the checkpoints would lie", done.stderr)
+    assert re.search(r"error: node [\d.]+: does not see \S+/runs/grid/checkpoints, where the checkpoints", done.stderr)
     assert "s3://bucket/runs" in done.stderr
     assert not list((tmp_path / "runs").rglob("*.safetensors"))
 
