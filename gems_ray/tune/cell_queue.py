@@ -184,6 +184,10 @@ class CellSearch(Searcher):
         self.end = queue.end
         self._queue = queue
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its searcher into a file that stays; nothing ever reads that back."""
+        return {}
+
     @error_ends_run(Searcher.FINISHED)
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next cell; None while all are in work or wait after a failure."""

@@ -76,6 +76,10 @@ class StudySearch(OptunaSearch):
         self._open: dict[int, tuple[StudyTrial, TrialRecord]] = {}  # trials not told yet, with their records
         self._all_begun = False
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its searcher into a file that stays, where the password of a study's storage must not be."""
+        return {}
+
     @property
     def study(self) -> Study:
         """The Optuna study."""
