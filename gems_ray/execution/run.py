@@ -167,6 +167,7 @@ def _run_search(run: OpenRun, backend: Backend, study_storage: str | None) -> No
 
     for cell in run.folder.all_cells():
         cell.set_damaged_result_aside()
+        cell.set_damaged_checkpoint_aside()
     study = open_study(run.folder, study_storage)
     with lost_storage_in_one_line(study):
         backend.train_trials(run, study)

@@ -66,7 +66,10 @@ def _mark_of(process: psutil.Process) -> str | None:
 
 def _watch() -> None:
     """Waits until the run says goodbye, or dies."""
-    order, run = json.loads(sys.stdin.readline()), psutil.Process(os.getppid())
+    line = sys.stdin.readline()
+    if not line:  # the run was interrupted before it began
+        return
+    order, run = json.loads(line), psutil.Process(os.getppid())
     known: set[psutil.Process] = set()
     while not select.select([sys.stdin], [], [], LOOK_EVERY_S)[0]:
         with contextlib.suppress(psutil.Error):
