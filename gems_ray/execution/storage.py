@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from pyarrow import fs
@@ -57,9 +57,15 @@ class CheckpointStorage:
             fs.copy_files(folder, absolute, destination_filesystem=self.filesystem)
 
     def remove(self, path: str) -> None:
-        """Removes a checkpoint that is of no use any more; one that is gone already is no mistake."""
-        with suppress(OSError):
-            self.filesystem.delete_dir(f"{self._root}/{path}")
+        """Removes a checkpoint that is of no use any more; one that is gone already is no mistake.
+
+        What lies outside of the storage stays: an older version kept checkpoints among the records of a cell, and a
+        record that somebody else wrote may name any folder.
+        """
+        parts = PurePosixPath(path).parts
+        if parts and ".." not in parts:
+            with suppress(OSError):
+                self.filesystem.delete_dir(f"{self._root}/{path}")
 
 
 def attempt_name() -> str:

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from gems_ray.execution.in_process import LocalCell
 from gems_ray.execution.sources import Source
 from gems_ray.experiments.cell_folder import DIVERGED, FINISHED, CellFolder
 from gems_ray.experiments.check import check_experiment
+from gems_ray.experiments.records import CellCheckpoint
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.experiments.spec import Divergence
 from gems_ray.learning import memory
@@ -224,6 +226,35 @@ class TestContinuation:
         again = run_cell("part")
         assert again.training.trainer.algorithm.updates == 0
         assert rows(finish(again).folder) == rows(whole.folder)
+
+    def test_a_cell_of_an_older_version_goes_on(self, run_cell):
+        """Its checkpoint lies beside its records, which stay."""
+        whole = finish(run_cell("whole"))
+        part = run_cell("part")
+        for _ in range(3):
+            part.advance()
+        for name, former in (("last.safetensors", "last.safetensors"), ("policy.safetensors", "best.safetensors")):
+            checkpoint(part, name).replace(part.folder.path / former)
+        (part.folder.path / "checkpoint.json").unlink()
+        again = run_cell("part")
+        assert again.training.trainer.updates == 60
+        assert rows(finish(again).folder) == rows(whole.folder)
+        assert timeless(again.folder.result()) == timeless(whole.folder.result())
+        assert (part.folder.path / "cell.yaml").exists()
+
+    @pytest.mark.parametrize("path", ["../../precious", "x/../../../precious", "/precious"])
+    def test_nothing_outside_of_the_storage_is_removed(self, run_cell, tmp_path, path):
+        """A record that somebody else wrote may name any folder."""
+        part = run_cell("part")
+        part.advance()
+        precious = tmp_path / "precious"
+        shutil.copytree(checkpoint(part).parent, precious)
+        path = str(precious) if path.startswith("/") else path
+        part.folder.write_checkpoint(CellCheckpoint(path=path, updates=0))
+        finish(run_cell("part"))
+        assert sorted(file.name for file in precious.iterdir()) == [
+            "last.safetensors", "policy.safetensors", "policy.yaml",
+        ]  # fmt: skip
 
     def test_held_out_episodes_choose_nothing(self, run_cell, dataset):
         """The best episodes are the best of those that are trained on."""
