@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 SCRIPT, INSTALLED = "run_tune.py", "gems-ray"
+COMMAND = "GEMS_RAY_COMMAND"  # environment variable of a submitted run: its words, which may hold a password
 
 
 def program_name() -> str:

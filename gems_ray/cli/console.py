@@ -15,6 +15,11 @@ def print_line(line: str) -> None:
     console.print(visible(line), markup=False)
 
 
+def print_text(text: str) -> None:
+    """Prints a piece of a text, which may end in the middle of a line."""
+    console.print(visible(text), markup=False, end="")
+
+
 def visible(text: str) -> str:
     """A text with its control characters written out as codes."""
     return CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)

@@ -8,7 +8,7 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from gems_ray.cli import world
+from gems_ray.cli import jobs, world
 from gems_ray.cli.collect import collect
 from gems_ray.cli.console import visible
 from gems_ray.cli.export import export
@@ -20,6 +20,7 @@ from gems_ray.cli.resume import resume
 from gems_ray.cli.search import search
 from gems_ray.cli.settings import SettingsCommand
 from gems_ray.cli.status import status
+from gems_ray.cli.submit import submit
 from gems_ray.cli.train import train
 from gems_ray.errors import GemsRayError
 from gems_ray.execution.interruption import listening
@@ -33,7 +34,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(world.app, name="world")
-for command in (collect, train, grid, search, plan, status, logs, resume, export, init_configs):
+app.add_typer(jobs.app, name="jobs")
+for command in (collect, train, grid, search, plan, status, logs, resume, submit, export, init_configs):
     app.command(cls=SettingsCommand if command is train else None)(command)
 
 

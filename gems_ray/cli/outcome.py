@@ -1,5 +1,6 @@
 """Runs an experiment and prints what came of it."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from gems_ray.cli.export import print_tables
 from gems_ray.experiments.cell_folder import FAILED
 from gems_ray.experiments.progress import read_progress
 from gems_ray.experiments.run_folder import EXPERIMENT, RunFolder
-from gems_ray.program import command_line
+from gems_ray.program import COMMAND, command_line
 
 if TYPE_CHECKING:
     from gems_ray.cli.progress import ConsoleListener
@@ -60,6 +61,8 @@ def run_and_print(
 def resume_command(folder: Path, address: str | None, study_storage: str | None) -> str:
     """The command that goes on with a run."""
     words = ["resume", str(folder)]
-    words += ["--address", address] if address else []
     words += ["--study-storage", "URL"] if study_storage else []  # not repeated: it may hold a password
+    if COMMAND in os.environ:  # on a cluster, for a person who sits elsewhere
+        return command_line("submit", "--folder", str(Path.cwd()), "--", *words)
+    words += ["--address", address] if address else []
     return command_line(*words)

@@ -79,7 +79,13 @@ class RayBackend:
                 listener.on_line(f"The dashboard asks for a token: paste the content of {token} there.")
             listener.on_training(run.folder)
             self._runner = CellRunner(
-                run.folder, run.sources, resources, at_once, listener.on_cell, lambda: received() is not None
+                run.folder,
+                run.sources,
+                resources,
+                at_once,
+                listener.on_cell,
+                stop=lambda: received() is not None,
+                shared=self._address is not None,
             )
         return self._runner
 

@@ -24,6 +24,7 @@ from gems_ray.tune.run_end import RunEnd, error_ends_run
 RETRIES = 5  # in a row, without an evaluation in between
 FIRST_BACK_OFF_SECONDS = 1.0  # doubled at every failure
 RETRIED, LOST = "retried", "its process was lost"
+WAITING, GAVE_WAY = "waiting", "gave way to another run of the cluster"
 
 Watcher = Callable[[CellProgress], None]
 
@@ -41,12 +42,19 @@ class CellQueue(tune.Callback):
         resources: of one cell.
         watcher: called at every change of a cell.
         end: of the Tune run.
+        places: how many of the cells that have not ended may be at work; None where no other run wants the machines.
     """
 
     def __init__(
-        self, run: RunFolder, sources: Mapping[str, Source], resources: Resources, watcher: Watcher, end: RunEnd
+        self,
+        run: RunFolder,
+        sources: Mapping[str, Source],
+        resources: Resources,
+        watcher: Watcher,
+        end: RunEnd,
+        places: Callable[[int], int] | None = None,
     ) -> None:
-        self.end = end
+        self.end, self._places = end, places
         self._run, self._sources, self._resources, self._watcher = run, sources, resources, watcher
         self._storage = CheckpointStorage(run.storage)
         self._cells: dict[str, Cell] = {}  # by name, those that wait or have a process
@@ -54,7 +62,10 @@ class CellQueue(tune.Callback):
         self._recorders: dict[str, CellRecorder] = {}  # by name, those that have a process
         self._failures: Counter[str] = Counter()  # by name, in a row
         self._evaluated: dict[str, int] = {}  # by name, updates at the last evaluation
-        end.unsaved = self._recorders.keys
+        self._handed_out: dict[str, None] = {}  # names of cells with a trial of Tune, the oldest first
+        self._giving_way: set[str] = set()  # names of those that are saved, to leave their places to other runs
+        self.to_come = 0  # cells that a search will add, at least
+        end.unsaved, end.gives_way = self._recorders.keys, self._gives_way
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its callbacks; nothing ever reads that back, and a live display cannot be pickled."""
@@ -74,11 +85,25 @@ class CellQueue(tune.Callback):
         if name is None:
             return None
         del self._waiting[name]
+        self._handed_out[name] = None
         cell = self._cells[name]
         checkpoint = self._run.cell(name).checkpoint()
         where = {"storage": absolute(self._run.storage), "path": checkpoint.path} if checkpoint else None
         resources = {"cpu": self._resources.cpu, "gpu": self._resources.gpu}
         return {**config_of(cell), "resources": resources, "cell": name, "checkpoint": where}
+
+    @property
+    def full(self) -> bool:
+        """Whether no further cell may begin, because other runs have a right to the places."""
+        return self._places is not None and len(self._handed_out) >= self._places(len(self._cells) + self.to_come)
+
+    def _gives_way(self, name: str) -> bool:
+        """Whether a cell is to be saved and to wait, because other runs have a right to its place."""
+        if self._places is not None:
+            allowed = self._places(len(self._cells) + self.to_come)
+            if name not in list(self._handed_out)[:allowed]:
+                self._giving_way.add(name)
+        return name in self._giving_way
 
     @property
     def busy(self) -> bool:
@@ -129,7 +154,9 @@ class CellQueue(tune.Callback):
                 if saved:
                     recorder.end(report)
                 reason = "its last checkpoint could not be written"
-        self._conclude_trial(trial, reason if status in (SET_BACK, *WITH_RESULT) else LOST)
+        if status not in (SET_BACK, *WITH_RESULT):
+            reason = GAVE_WAY if cell_name(trial) in self._giving_way else LOST
+        self._conclude_trial(trial, reason)
 
     @error_ends_run(None)
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -140,12 +167,17 @@ class CellQueue(tune.Callback):
         """After a trial: a cell that has not ended waits for the next one, unless it has failed too often."""
         name = cell_name(trial)
         recorder = self._recorders.pop(name, None)
+        self._handed_out.pop(name, None)
+        self._giving_way.discard(name)
         folder = self._run.cell(name)
         state = folder.status
         if state in ENDED:
             reason = ""  # what happened to the process after that does not matter
         elif self.end.stopping:
             state, reason = UNFINISHED, ""
+        elif reason == GAVE_WAY:
+            folder.add_log(reason)
+            state, self._waiting = WAITING, {name: 0.0, **self._waiting}
         else:
             folder.add_log(f"set back: {reason}", "WARNING")
             failures = self._failures[name] = self._failures[name] + 1
@@ -158,7 +190,7 @@ class CellQueue(tune.Callback):
                 (recorder or self._recorder(name)).fail(reason, self._evaluated.get(name, 0))
             else:
                 state = UNFINISHED
-        if state != RETRIED:
+        if state not in (RETRIED, WAITING):
             self._cells.pop(name, None)
         self._run.write_running_cells(self._recorders)
         self._report_change(trial, state, trial.last_result, reason)
@@ -193,7 +225,7 @@ class CellSearch(Searcher):
         """The next cell; None while all are in work or wait after a failure."""
         if self.end.stopping or not self._queue.busy:
             return Searcher.FINISHED
-        return self._queue.take()
+        return None if self._queue.full else self._queue.take()
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """The queue knows already."""

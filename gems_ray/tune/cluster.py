@@ -86,10 +86,14 @@ def set_environment() -> None:
     ray._raylet.Config.initialize("")  # reads RAY_AUTH_MODE again, which Ray's C++ part has read when it was imported
 
 
+def credentials() -> dict[str, str]:
+    """The variables of this process that a storage asks for."""
+    return {name: value for name, value in os.environ.items() if name.startswith(CREDENTIALS)}
+
+
 def _worker_environment() -> dict[str, str]:
     """The variables that the processes of every node need."""
-    credentials = {name: value for name, value in os.environ.items() if name.startswith(CREDENTIALS)}
-    return credentials | {name: os.environ.get(name, value) for name, value in WORKER_ENVIRONMENT.items()}
+    return credentials() | {name: os.environ.get(name, value) for name, value in WORKER_ENVIRONMENT.items()}
 
 
 def check_nodes(storage: str) -> None:

@@ -1,6 +1,7 @@
 """Runs cells under Ray Tune until every one of them has ended, whatever happens to the processes in between."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 
 import ray
 from ray import tune
@@ -13,6 +14,7 @@ from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.experiments.spec import Cell, Experiment, Resources
 from gems_ray.experiments.study import StudyPlace
 from gems_ray.tune.cell_queue import CellQueue, CellSearch, Watcher, cell_name
+from gems_ray.tune.fair_share import FairShare
 from gems_ray.tune.gauges import CellGauges
 from gems_ray.tune.offline_rl import OfflineRL
 from gems_ray.tune.run_end import RunEnd
@@ -34,6 +36,7 @@ class CellRunner:
         at_once: how many cells the cluster holds.
         watcher: called at every change of a cell.
         stop: whether the run is to end early, with its cells saved.
+        shared: whether other runs may want the same machines.
     """
 
     def __init__(
@@ -44,12 +47,14 @@ class CellRunner:
         at_once: int,
         watcher: Watcher,
         stop: Callable[[], bool],
+        shared: bool,
     ) -> None:
         self.run = run
         self._sources, self._resources = sources, resources
         self._at_once = at_once
         self._watcher = watcher
         self._stop = stop
+        self._share = FairShare(resources) if shared else None
         # One reference per dataset, so that a node fetches only what its trials train on, and that once.
         datasets = {name: ray.put(source.dataset.for_training()) for name, source in sources.items()}
         self._trainable = tune.with_parameters(
@@ -83,14 +88,17 @@ class CellRunner:
         return self._fit(queue, config)
 
     def _queue(self) -> CellQueue:
-        return CellQueue(self.run, self._sources, self._resources, self._watcher, RunEnd(self._stop))
+        places = self._share.allowed if self._share else None
+        return CellQueue(self.run, self._sources, self._resources, self._watcher, RunEnd(self._stop), places)
 
     def _fit(self, queue: CellQueue, config: tune.TuneConfig) -> bool:
         """One run of Tune; what went wrong in our own code is raised after all cells have been saved."""
         config.num_samples = -1  # the searcher says when it is done
         config.reuse_actors = self.run.experiment().training.max_timesteps < UPDATES_WORTH_A_PROCESS
         config.trial_dirname_creator = _folder_name
-        with queue.end.raised():
+        with queue.end.raised(), ExitStack() as stack:
+            if self._share:
+                stack.callback(self._share.leave)
             tune.Tuner(
                 self._trainable,
                 tune_config=config,

@@ -1,4 +1,4 @@
-"""What ends a Tune run before its last cell: a signal, or an error in the code of ours that Tune calls."""
+"""What ends a trial before its cell has ended: a signal, an error in the code of ours that Tune calls, other runs."""
 
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -24,6 +24,7 @@ class RunEnd(tune.Stopper):
         self._stop = stop
         self._waits_for: set[str] | None = None  # cells that were at work when the run was to end
         self._latest = 0.0
+        self.gives_way: Callable[[str], bool] = lambda name: False  # whether a cell is to leave its place to other runs
         self.unsaved: Callable[[], Collection[str]] = set  # names of the cells that are at work
         self.error: Exception | None = None  # Tune would wrap it in its traceback, or go on
 
@@ -38,7 +39,7 @@ class RunEnd(tune.Stopper):
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Tune asks this at every report of a trial: one that is stopped by it is saved first."""
-        return self._stop()
+        return self._stop() or self.gives_way(result["config"]["cell"])
 
     def stop_all(self) -> bool:
         """Whether Tune is to end all trials now, in the state in which they were saved last."""

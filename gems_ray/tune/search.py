@@ -75,6 +75,7 @@ class StudySearch(OptunaSearch):
         self._interrupted = deque(t for t in self.study.trials if t.state == TrialState.RUNNING and self._is_ours(t))
         self._open: dict[int, tuple[StudyTrial, TrialRecord]] = {}  # trials not told yet, with their records
         self._all_begun = False
+        queue.to_come = len(self._interrupted) + max(0, self._to_begin)
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its searcher into a file that stays, where the password of a study's storage must not be."""
@@ -95,13 +96,19 @@ class StudySearch(OptunaSearch):
     @property
     def has_work(self) -> bool:
         """Whether a trial is to begin, or was interrupted."""
-        begun = sum(trial.state != TrialState.WAITING for trial in self.study.get_trials(deepcopy=False))
-        return bool(self._interrupted) or begun < self._limit
+        return bool(self._interrupted) or self._to_begin > 0
+
+    @property
+    def _to_begin(self) -> int:
+        """Trials that have not begun."""
+        return self._limit - sum(trial.state != TrialState.WAITING for trial in self.study.get_trials(deepcopy=False))
 
     @error_ends_run(Searcher.FINISHED)
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next cell; None while all of them are in work or wait after a failure."""
         while not self.end.stopping:
+            if self._queue.full:
+                return None
             if config := self._queue.take():
                 return config
             if not self._all_begun:
@@ -146,6 +153,7 @@ class StudySearch(OptunaSearch):
         record, cells = self._record(trial.number, params)
         self._open[trial.number] = (trial, record)
         self._queue.add(cells)
+        self._queue.to_come = len(self._interrupted) + max(0, self._to_begin)
         return True
 
     def _record(self, number: int, params: Params) -> tuple[TrialRecord, list[Cell]]:

@@ -2,10 +2,12 @@
 
 import contextlib
 import os
+import socket
 import subprocess
 import sys
 import time
 
+import boto3
 import psutil
 import pytest
 
@@ -59,3 +61,32 @@ def trainers(process):
                 if "ray::" in (line := " ".join(child.cmdline())) and ("seed" in line or "OfflineRL" in line):
                     found.append(child)
     return found
+
+
+@pytest.fixture(scope="module")
+def s3():
+    """The address of a server that speaks the S3 protocol, with an empty bucket `bucket`."""
+    keys = {"AWS_ACCESS_KEY_ID": "mine", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in keys.items():
+            patch.setenv(name, value)
+        server = subprocess.Popen(
+            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            wait_for(lambda: answers(port), server)
+            boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}").create_bucket(Bucket="bucket")
+            yield f"127.0.0.1:{port}"
+        finally:
+            server.kill()
+            server.wait()
+
+
+def answers(port):
+    with socket.socket() as asked:
+        return asked.connect_ex(("127.0.0.1", port)) == 0

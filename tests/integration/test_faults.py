@@ -1,6 +1,6 @@
 """Runs that are killed at random moments, and whose files are torn, end with the table of a run that nothing disturbed.
 
-Slow: `make test-faults`. A short version of it is in test_grid.py and test_search.py.
+Slow: `make test-faults`, with FAULT_SEED=N for other moments. A short version is in test_grid.py and test_search.py.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from tests.integration.conftest import end_family, trainers, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
-SEED = 20_261
+SEED = int(os.environ.get("FAULT_SEED", "20261"))
 # What a run must come to, however often it was killed.
 COLUMNS = ["seed", "status", "updates", "last_return", "best_return", "best_updates", "validation_best", "q_policy"]
 EXPERIMENT = {
@@ -29,7 +29,7 @@ EXPERIMENT = {
     "seed": [0, 1, 2, 3],
     "settings": {"td3_bc": {"hidden_sizes": [32, 32], "batch_size": 64}},
     "dataset": {"quality": "mixed", "episodes": 20},
-    "training": {"max_timesteps": 20_000, "evaluation_interval": 2000},
+    "training": {"max_timesteps": 60_000, "evaluation_interval": 5000},
     "evaluation": {"validation_users": 10, "test_users": 20},
     "resources": {"cpu": 1},
 }
@@ -41,12 +41,30 @@ SEARCH = {
 }
 
 
-killed: list[str] = []  # what was alive when it was killed, over all tests of this file
+killed: list[tuple[str, str]] = []  # storage, and what was alive when it was killed, over all tests of this file
+
+
+class Killer(random.Random):
+    """Draws the moments, and prints every kill with the seed that it came from.
+
+    Args:
+        test: name of the test, which makes the seed a different one for each.
+        write_line: prints.
+    """
+
+    def __init__(self, test, write_line):
+        super().__init__(f"{SEED} {test}")
+        self._test, self._write_line = test, write_line
+
+    def note(self, victim, storage="folder"):
+        killed.append((storage, victim))
+        self._write_line(f"kill {len(killed)}: {victim}, checkpoints in a {storage}, seed {SEED}, {self._test}")
 
 
 @pytest.fixture
-def rng():
-    return random.Random(SEED)
+def rng(request):
+    terminal = request.config.pluginmanager.getplugin("terminalreporter")
+    return Killer(request.node.name, terminal.write_line)
 
 
 @pytest.fixture
@@ -112,7 +130,7 @@ def kill_a_trainer(process, rng):
     if found := trainers(process):
         with contextlib.suppress(psutil.NoSuchProcess):
             rng.choice(found).kill()
-            killed.append("worker")
+            rng.note("worker")
 
 
 def reports(run):
@@ -127,29 +145,45 @@ def finish(command, run):
     return done
 
 
-def test_grid_whose_driver_is_killed_eight_times(command, write, tmp_path, undisturbed, rng):
-    run = tmp_path / "runs" / "grid"
-    first = ["grid", write("grid.yaml")]
-    for _ in range(8):
+def kill_the_driver(command, first, run, rng, times, storage="folder"):
+    """Starts a run and kills its driver, alone or with all that it has started, so many times."""
+    for _ in range(times):
         process = command(*(["resume", run] if (run / "experiment.yaml").exists() else first), start=True)
         wait_for_a_random_moment(process, run, rng)
+        alone = rng.random() < 0.5  # what it has started is left to notice by itself
         if process.poll() is None:
-            killed.append("driver")
-        if rng.random() < 0.5:
-            end_family(process)
-        else:  # the driver alone: what it has started is left to notice by itself
+            rng.note("driver" if alone else "session", storage)
+        if alone:
             process.kill()
             process.wait()
+        else:
+            end_family(process)
         if (run / "cells").exists():
             tear_a_file(run, rng)
+
+
+def test_grid_whose_driver_is_killed_twenty_times(command, write, tmp_path, undisturbed, rng):
+    run = tmp_path / "runs" / "grid"
+    kill_the_driver(command, ["grid", write("grid.yaml")], run, rng, 20)
     finish(command, run)
     assert_same_table(run, undisturbed / "grid")
 
 
-def test_grid_whose_workers_are_killed_six_times(command, write, tmp_path, undisturbed, rng):
+def test_grid_with_checkpoints_in_a_bucket_whose_driver_is_killed_twelve_times(
+    command, write, tmp_path, undisturbed, rng, s3
+):
+    run = tmp_path / "runs" / "grid"
+    uri = f"s3://bucket/runs?endpoint_override={s3}&scheme=http"
+    kill_the_driver(command, ["grid", write("grid.yaml"), "--storage", uri], run, rng, 12, "bucket")
+    finish(command, run)
+    assert not list(run.rglob("*.safetensors")), "checkpoints are in the bucket alone"
+    assert_same_table(run, undisturbed / "grid")
+
+
+def test_grid_whose_workers_are_killed_sixteen_times(command, write, tmp_path, undisturbed, rng):
     run = tmp_path / "runs" / "grid"
     process = command("grid", write("grid.yaml"), start=True)
-    for _ in range(6):
+    for _ in range(16):
         wait_for_a_random_moment(process, run, rng)
         kill_a_trainer(process, rng)
     output, _ = process.communicate(timeout=400)
@@ -161,14 +195,14 @@ def test_grid_whose_workers_are_killed_six_times(command, write, tmp_path, undis
 def test_search_whose_driver_and_workers_are_killed(command, write, tmp_path, undisturbed, rng):
     run = tmp_path / "runs" / "search"
     first = ["search", write("search.yaml", seed=0, search=SEARCH)]
-    for attempt in range(6):
+    for attempt in range(8):
         process = command(*(["resume", run] if (run / "experiment.yaml").exists() else first), start=True)
         wait_for_a_random_moment(process, run, rng)
         if attempt % 2:
             kill_a_trainer(process, rng)
             wait_for_a_random_moment(process, run, rng)
         if process.poll() is None:
-            killed.append("driver")
+            rng.note("session")
         end_family(process)
         if (run / "cells").exists():
             tear_a_file(run, rng)
@@ -192,7 +226,7 @@ cluster.shutdown()
 """
 
 
-def test_grid_whose_nodes_are_lost_four_times(command, write, tmp_path, undisturbed, rng):
+def test_grid_whose_nodes_are_lost_eight_times(command, write, tmp_path, undisturbed, rng):
     run = tmp_path / "runs" / "grid"
     subprocess.run(
         [Path(sys.executable).parent / "ray", "get-auth-token", "--generate"],
@@ -211,7 +245,7 @@ def test_grid_whose_nodes_are_lost_four_times(command, write, tmp_path, undistur
     try:
         address = cluster.stdout.readline().strip()
         process = command("grid", write("grid.yaml"), "--address", address, start=True)
-        for _ in range(4):
+        for _ in range(8):
             rows = reports(run)
             wait_for(lambda rows=rows: process.poll() is not None or reports(run) > rows, cluster)
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -221,7 +255,7 @@ def test_grid_whose_nodes_are_lost_four_times(command, write, tmp_path, undistur
             cluster.stdin.write(f"{rng.randrange(2)}\n")
             cluster.stdin.flush()
             assert cluster.stdout.readline().strip() == "killed"
-            killed.append("node")
+            rng.note("node")
         output, _ = process.communicate(timeout=600)
         assert process.returncode == 0, output
         assert "Traceback" not in output
@@ -250,7 +284,7 @@ def test_full_disk(command, write, tmp_path, undisturbed):
 
 
 @pytest.mark.parametrize("lost", ["raylet", "gcs_server"])
-def test_ray_itself_is_killed(command, write, tmp_path, undisturbed, lost):
+def test_ray_itself_is_killed(command, write, tmp_path, undisturbed, lost, rng):
     """One line that says how to go on, exit code 1, and nothing is left running."""
     run = tmp_path / "runs" / "grid"
     process = command("grid", write("grid.yaml"), start=True)
@@ -258,6 +292,7 @@ def test_ray_itself_is_killed(command, write, tmp_path, undisturbed, lost):
     family = psutil.Process(process.pid).children(recursive=True)
     (victim,) = (member for member in family if member.name() == lost)
     victim.kill()
+    rng.note(lost)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 1, output
     assert "Traceback" not in output
@@ -287,5 +322,6 @@ def test_ray_is_killed_while_it_starts(command, write, tmp_path):
 
 def test_enough_was_killed():
     """Last in the file: what was alive when the tests above killed it."""
-    assert len(killed) >= 20, killed
-    assert set(killed) == {"driver", "worker", "node"}
+    assert len(killed) >= 60, killed
+    assert {victim for _, victim in killed} == {"driver", "session", "worker", "node", "raylet", "gcs_server"}
+    assert sum(storage == "bucket" for storage, _ in killed) >= 10

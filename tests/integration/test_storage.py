@@ -4,11 +4,7 @@ import json
 import re
 import shutil
 import signal
-import socket
-import subprocess
-import sys
 
-import boto3
 import pandas as pd
 import pytest
 
@@ -26,35 +22,6 @@ EXPERIMENT = {
     "resources": {"cpu": 1},
 }
 COLUMNS = ["cell", "status", "updates", "last_return", "best_return", "best_updates", "validation_best", "q_policy"]
-
-
-@pytest.fixture(scope="module")
-def s3():
-    """The address of a server that speaks the S3 protocol, with an empty bucket `bucket`."""
-    keys = {"AWS_ACCESS_KEY_ID": "mine", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in keys.items():
-            patch.setenv(name, value)
-        server = subprocess.Popen(
-            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            wait_for(lambda: answers(port), server)
-            boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}").create_bucket(Bucket="bucket")
-            yield f"127.0.0.1:{port}"
-        finally:
-            server.kill()
-            server.wait()
-
-
-def answers(port):
-    with socket.socket() as asked:
-        return asked.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.fixture
