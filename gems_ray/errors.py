@@ -1,7 +1,8 @@
 """Errors that a user can cause or mend; each message says where, what was expected, what was found, what to do."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 
 Location = tuple[str | int, ...]  # key path in an experiment file, ("settings", "td3_bc", "alpha")
 
@@ -77,6 +78,21 @@ class ConfigError(GemsRayError):
     def told(self, name: Callable[[Location], str] = dotted) -> str:
         """The message, a line for each mistake."""
         return "\n".join(part.told(name) if isinstance(part, Mistake) else str(part) for part in self.args)
+
+
+def below(*location: str | int) -> AbstractContextManager[None]:
+    """Mistakes that are found inside stand below this key."""
+    return changed(lambda mistake: replace(mistake, location=(*location, *mistake.location)))
+
+
+@contextmanager
+def changed(change: Callable[[Mistake], Mistake]) -> Iterator[None]:
+    """Mistakes that are found inside are changed on their way out."""
+    try:
+        yield
+    except ConfigError as error:
+        mistakes = (part if isinstance(part, Mistake) else Mistake(text=str(part)) for part in error.args)
+        raise type(error)(*map(change, mistakes)) from None
 
 
 class UnknownNameError(ConfigError):

@@ -6,9 +6,9 @@ from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from gems_ray.config import RESOLVED, YamlDocument, dump_yaml, parse_alike, plain
 from gems_ray.errors import ConfigError, RecordVersionError, RunFolderError
 from gems_ray.files import write_text_atomically
+from gems_ray.yaml_file import RESOLVED, YamlDocument, dump_yaml, parse_alike, plain
 
 
 class RecordPart(BaseModel):

@@ -9,7 +9,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from gems_ray.algorithms.base import Algorithm
-from gems_ray.config import plain, read_yaml
 from gems_ray.data.normalizer import Normalizer
 from gems_ray.errors import ConfigError, PolicyError, UnknownNameError
 from gems_ray.flat_state import FlatState, flatten_modules, load_modules
@@ -17,6 +16,7 @@ from gems_ray.policies.base import DESCRIPTION, SCHEMA_VERSION, TENSORS, Policy
 from gems_ray.policies.latents import MeanAgent, RandomLatents, SampledAgent
 from gems_ray.policies.slates import SlatePolicy
 from gems_ray.registry import Registry, import_class
+from gems_ray.yaml_file import plain, read_yaml
 
 KINDS: Registry[type[Policy]] = Registry(
     "kind of policy", {policy.kind: policy for policy in (RandomLatents, MeanAgent, SampledAgent, SlatePolicy)}

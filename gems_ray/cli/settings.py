@@ -49,7 +49,7 @@ def read_settings(
         ConfigError: a value is not YAML, or a setting is given twice.
     """
     from gems_ray.algorithms import ALGORITHMS
-    from gems_ray.config import parse_yaml_value
+    from gems_ray.yaml_file import parse_yaml_value
 
     fields = ALGORITHMS[algorithm].Config.model_fields
     settings: dict[str, Any] = {}
@@ -83,7 +83,7 @@ def _options(algorithm: str) -> list[Any]:
         UnknownNameError: there is no such algorithm.
     """
     from gems_ray.algorithms import ALGORITHMS
-    from gems_ray.config import yaml_text
+    from gems_ray.yaml_file import yaml_text
 
     parameters = []
     for name, field in ALGORITHMS[algorithm].Config.model_fields.items():

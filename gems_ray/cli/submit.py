@@ -37,8 +37,7 @@ def submit(
     import tempfile
 
     from gems_ray.cli.console import print_line
-    from gems_ray.cli.submitted import FILES
-    from gems_ray.execution.parcel import pack
+    from gems_ray.execution.parcel import FILES, pack
     from gems_ray.experiments.check import load_experiment
     from gems_ray.program import COMMAND, command_line
     from gems_ray.tune.jobs import Jobs
@@ -46,11 +45,10 @@ def submit(
     _check(command)
     words = list(command)
     with tempfile.TemporaryDirectory(prefix="gems_ray-") as parcel:
-        modules, files = Path(parcel), Path(parcel, FILES)
-        files.mkdir()
+        Path(parcel, FILES).mkdir()
         if words[0] != "resume":
             print_line(f"Reading {words[1]} ...")
-            words[1] = pack(Path(words[1]), load_experiment(Path(words[1])), modules, files)
+            words[1] = pack(Path(words[1]), load_experiment(Path(words[1])), Path(parcel))
         jobs = Jobs(address)
         stem = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(words[1]).stem) or words[0]
         name = f"{stem}-{secrets.token_hex(3)}"
@@ -59,7 +57,7 @@ def submit(
             name,
             entry=f"python -m gems_ray.cli.submitted {shlex.quote(folder)}",
             command=shlex.join(_shown(words)),
-            folder=modules,
+            folder=Path(parcel),
             environment={COMMAND: json.dumps(words)},
         )
     print_line(f"Submitted as {name}. It works in {folder} on the head of the cluster.")

@@ -12,11 +12,11 @@ import psutil
 
 from gems_ray.cli.main import main, print_error
 from gems_ray.errors import GemsRayError, RunFolderError
+from gems_ray.execution.parcel import FILES
 from gems_ray.files import atomic_path
 from gems_ray.program import COMMAND, INSTALLED
 
 GCS_ADDRESS = "--gcs-address="  # option of a raylet
-FILES = "files"  # folder of what travelled, and is put into the run's folder
 
 
 def unpack(sent: Path, folder: Path, newest: str) -> None:

@@ -9,10 +9,11 @@ from gems_ray.errors import ConfigError
 from gems_ray.execution.sources import dataset_path
 from gems_ray.experiments.spec import Experiment
 
+FILES = "files"  # folder of the parcel for what is put into the run's folder on the cluster
 LARGEST_BYTES = 100_000_000  # Ray takes up to 100 MiB in one piece
 
 
-def pack(config: Path, experiment: Experiment, modules: Path, files: Path) -> str:
+def pack(config: Path, experiment: Experiment, parcel: Path) -> str:
     """Copies the experiment file, and what it names by relative paths.
 
     What is named by an absolute path stays where it is: that is a path of the cluster. A dataset that is not here is
@@ -21,14 +22,13 @@ def pack(config: Path, experiment: Experiment, modules: Path, files: Path) -> st
     Args:
         config: experiment file.
         experiment: its content.
-        modules: folder that takes the user's own modules and packages.
-        files: folder that takes the rest, under the same relative paths.
+        parcel: folder that takes the user's own modules and packages, and in `FILES` the rest under its relative paths.
     Returns:
-        the path of the experiment file below `files`.
+        the path of the experiment file below `FILES`.
     Raises:
         ConfigError: a path leads out of the current folder, or the files are too large.
     """
-    here = Path.cwd()
+    here, files = Path.cwd(), parcel / FILES
     inside = config.absolute().is_relative_to(here) and ".." not in config.parts
     place = config.absolute().relative_to(here) if inside else Path(config.name)
     _copy(config, files / place)
@@ -41,7 +41,7 @@ def pack(config: Path, experiment: Experiment, modules: Path, files: Path) -> st
         _copy(source, files / source)
         _check_size(files, source)
     for source in _modules(experiment, here):
-        _copy(source, modules / source.name)
+        _copy(source, parcel / source.name)
     return str(place)
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from gems_ray.config import dump_yaml
 from gems_ray.experiments.cell_folder import FAILED, PRUNED, WITH_RESULT, CellFolder
 from gems_ray.experiments.check import all_settings
 from gems_ray.experiments.objectives import FQE, RETURN, result_value
@@ -18,6 +17,7 @@ from gems_ray.experiments.records import CandidateRecord, CellResult, TrialRecor
 from gems_ray.experiments.run_folder import BEST, RunFolder
 from gems_ray.experiments.spec import Cell, Experiment, SearchSpec
 from gems_ray.files import write_text_atomically
+from gems_ray.yaml_file import dump_yaml
 
 COMPLETE = "complete"
 OFFLINE_HOLDOUT = 0.2  # of the episodes, where a search has nothing but the dataset

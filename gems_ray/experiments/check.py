@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gems_ray.config import below, read_yaml, validate
-from gems_ray.errors import ConfigError, Location, Mistake
+from gems_ray.config import validate
+from gems_ray.errors import ConfigError, Location, Mistake, below
 from gems_ray.experiments.space import Space
 from gems_ray.experiments.spec import Experiment, SearchSpec, search_domains
 from gems_ray.registry import Registry
 from gems_ray.simulator.environments import ENVIRONMENTS
+from gems_ray.yaml_file import read_yaml
 
 
 def load_experiment(path: Path) -> Experiment:

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gems_ray import metrics
-from gems_ray.config import yaml_text
 from gems_ray.errors import RunFolderError
 from gems_ray.experiments.cell_folder import ENDED, RUNNING, UNFINISHED, CellFolder
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.metrics import SECONDS, STEP
+from gems_ray.yaml_file import yaml_text
 
 
 @dataclass(frozen=True, slots=True)

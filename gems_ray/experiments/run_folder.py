@@ -27,7 +27,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from gems_ray.config import dump_yaml, load_config
+from gems_ray.config import load_config
 from gems_ray.errors import ConfigError, RunFolderError
 from gems_ray.experiments.cell_folder import DESCRIPTION, ENDED, CellFolder, set_aside_if_damaged
 from gems_ray.experiments.records import (
@@ -46,6 +46,7 @@ from gems_ray.files import write_text_atomically
 from gems_ray.machine import MachineReport
 from gems_ray.program import program_name
 from gems_ray.record import read_record, write_record
+from gems_ray.yaml_file import dump_yaml
 
 MACHINE, FORMER_MACHINE = "machine.json", "environment.json"
 EXPERIMENT, CELLS, REFERENCES, TRIALS, BEST = "experiment.yaml", "cells", "references", "trials", "best.yaml"

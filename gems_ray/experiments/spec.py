@@ -11,9 +11,10 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from gems_ray.config import Config, blame, plain
+from gems_ray.config import Config, blame
 from gems_ray.errors import Mistake, ResourceError
 from gems_ray.experiments.space import Domain, Space
+from gems_ray.yaml_file import plain
 
 LARGEST_GRID = 100_000  # cells, or points of a search: all of them are listed
 

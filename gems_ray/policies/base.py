@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from gems_ray.config import dump_yaml
 from gems_ray.data.normalizer import Normalizer
 from gems_ray.files import atomic_path, write_text_atomically
 from gems_ray.flat_state import FlatState
 from gems_ray.registry import import_path
 from gems_ray.world.belief import GruBelief
+from gems_ray.yaml_file import dump_yaml
 
 SCHEMA_VERSION = 1
 DESCRIPTION, TENSORS = "policy.yaml", "policy.safetensors"

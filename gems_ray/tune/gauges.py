@@ -8,7 +8,7 @@ from ray.tune.experiment import Trial
 from ray.util.metrics import Gauge
 
 from gems_ray import metrics
-from gems_ray.config import yaml_text
+from gems_ray.yaml_file import yaml_text
 
 # Ray writes `ray_` before each name; docs/runs.md lists them.
 GAUGES = {

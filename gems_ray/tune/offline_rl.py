@@ -21,7 +21,6 @@ from ray.tune.result import DONE, SHOULD_CHECKPOINT
 
 from gems_ray import metrics
 from gems_ray.algorithms import AlgorithmClass, register
-from gems_ray.config import yaml_text
 from gems_ray.data.schema import Dataset
 from gems_ray.errors import ConfigError, GemsRayError
 from gems_ray.execution.cell_training import CellTraining, open_training
@@ -33,6 +32,7 @@ from gems_ray.experiments.check import check_experiment
 from gems_ray.experiments.records import CellCheckpoint, CellDescription
 from gems_ray.experiments.spec import Cell
 from gems_ray.world.bundle import find_world
+from gems_ray.yaml_file import yaml_text
 
 SET_BACK = "set back"  # status of a trial that the machine ended, not the cell
 MACHINE_ERRORS = (OSError, MemoryError, RayError)  # of the machine, the object store or the network; they may pass

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gems_ray.action_box import ActionBox
-from gems_ray.config import build, dump_yaml, plain, read_yaml
+from gems_ray.config import build
 from gems_ray.errors import ConfigError, WorldError
 from gems_ray.files import atomic_path, write_text_atomically
 from gems_ray.flat_state import FlatState, flatten_modules, load_modules
@@ -27,6 +27,7 @@ from gems_ray.simulator.environments import ENVIRONMENTS
 from gems_ray.world.agent import BehaviorAgent
 from gems_ray.world.belief import GruBelief
 from gems_ray.world.ranker import GemsRanker, RankerConfig
+from gems_ray.yaml_file import dump_yaml, plain, read_yaml
 
 SCHEMA_VERSION = 1
 MANIFEST, WEIGHTS, TRAINING_LOG = "manifest.yaml", "weights.safetensors", "training_log.csv"

@@ -15,7 +15,6 @@ import torch
 from gems_ray import __version__
 from gems_ray.action_box import ActionBox
 from gems_ray.checkpoints import read_checkpoint
-from gems_ray.config import dump_yaml, plain
 from gems_ray.envs.rollout import SlateEpisodes
 from gems_ray.errors import WorldError
 from gems_ray.evaluation.returns import Evaluator
@@ -31,6 +30,7 @@ from gems_ray.world.bundle import World
 from gems_ray.world.ranker import GemsRanker, RankerConfig
 from gems_ray.worldmaking.agent import AgentReport, AgentTrainer, AgentTraining
 from gems_ray.worldmaking.ranker import RankerEpoch, RankerTrainer, RankerTraining, log_sessions
+from gems_ray.yaml_file import dump_yaml, plain
 
 BOUNDS_SESSIONS = 1_000  # whose slates span the action box, as published
 TEST_USERS = 1_000

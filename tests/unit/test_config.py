@@ -8,20 +8,11 @@ from threading import Thread
 import pytest
 
 from gems_ray.algorithms import make_algorithm
-from gems_ray.config import (
-    BY_HAND,
-    DEEPEST,
-    SHOWN_MISTAKES,
-    dump_yaml,
-    load_config,
-    parse_alike,
-    parse_yaml_value,
-    plain,
-    read_yaml,
-)
+from gems_ray.config import SHOWN_MISTAKES, load_config
 from gems_ray.errors import ConfigError, DatasetError, Mistake
 from gems_ray.experiments.check import check_experiment, check_placement, load_experiment
 from gems_ray.experiments.spec import Experiment, Resources
+from gems_ray.yaml_file import BY_HAND, DEEPEST, dump_yaml, parse_alike, parse_yaml_value, plain, read_yaml
 
 GOOD = """\
 environment: [diffuse_mix]

@@ -16,6 +16,7 @@ LAYERS = [
         "rng",
         "registry",
         "files",
+        "yaml_file",
         "config",
         "metrics",
         "machine",
@@ -124,7 +125,7 @@ def test_ray_is_imported_under_tune_alone(path):
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "results").rglob("*.py")), ids=lambda path: path.name)
 def test_results_are_read_from_plain_files(path):
-    allowed = {"gems_ray.config", "gems_ray.errors", "gems_ray.files", "gems_ray.metrics"}
+    allowed = {"gems_ray.config", "gems_ray.errors", "gems_ray.files", "gems_ray.metrics", "gems_ray.yaml_file"}
     for module in imports(path):
         if module.split(".")[0] == "gems_ray":
             assert module in allowed or module.startswith(("gems_ray.experiments", "gems_ray.results")), module

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from gems_ray.config import _parse_part
 from gems_ray.errors import RunFolderError
 from gems_ray.experiments.candidates import with_objectives
 from gems_ray.experiments.cell_folder import DIVERGED, FAILED, FINISHED, RUNNING
@@ -17,6 +16,7 @@ from gems_ray.experiments.progress import read_cell, read_progress
 from gems_ray.experiments.records import REFERENCE_POLICIES, CellDescription, CellResult, DatasetFacts
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.results.tables import cells_frame
+from gems_ray.yaml_file import _parse_part
 from tests.unit.conftest import MACHINE, evaluation, make_run
 
 NOBODY = 65534

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from gems_ray.algorithms import ALGORITHMS
-from gems_ray.config import dump_yaml
 from gems_ray.errors import ConfigError
 from gems_ray.experiments.check import all_settings, check_experiment, load_experiment
 from gems_ray.experiments.space import Domain, Space
 from gems_ray.experiments.spec import search_domains
+from gems_ray.yaml_file import dump_yaml
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

@@ -7,8 +7,8 @@ from typer.testing import CliRunner
 from gems_ray.algorithms import ALGORITHMS
 from gems_ray.cli.main import app
 from gems_ray.cli.settings import read_settings
-from gems_ray.config import yaml_text
 from gems_ray.errors import ConfigError
+from gems_ray.yaml_file import yaml_text
 
 TRAIN = get_command(app).commands["train"]
 OF_THE_COMMAND = {param.name for param in TRAIN.params}
