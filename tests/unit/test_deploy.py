@@ -3,10 +3,8 @@
 import json
 import re
 import shlex
-import shutil
 import subprocess
 import sys
-import zipfile
 from copy import deepcopy
 from pathlib import Path
 
@@ -223,19 +221,3 @@ def test_the_image_has_the_versions_of_everything_else():
     users = [words for kind, words in instructions() if kind == "USER"]
     assert users == [["1000"]], "not root, and a number, which Kubernetes can check"
     assert ("ENTRYPOINT", ['["gems-ray"]']) in instructions()
-
-
-@pytest.mark.slow
-def test_what_the_dockerfile_copies_is_enough_for_the_wheel(tmp_path):
-    for name in copied():
-        source = ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, tmp_path / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(source, tmp_path / name)
-    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", "wheels", "."]
-    subprocess.run(build, cwd=tmp_path, capture_output=True, check=True)
-    (wheel,) = (tmp_path / "wheels").iterdir()
-    names = zipfile.ZipFile(wheel).namelist()
-    assert "gems_ray/tune_configs/demo.yaml" in names
-    assert "gems_ray/world/shipped/diffuse_mix/weights.safetensors" in names
