@@ -251,3 +251,31 @@ def test_a_node_that_is_killed_is_replaced(command, undisturbed, nodes, tmp_path
     assert 3 in trained_on(run, [set(), set(), set(), late]).values()
     frames = [pd.read_csv(folder / "cells.csv")[COLUMNS] for folder in (run, undisturbed.run)]
     pd.testing.assert_frame_equal(*frames)
+
+
+def test_gpus_that_only_other_nodes_have(command, grid, nodes, tmp_path):
+    """Logical ones: where Ray places a cell does not depend on whether CUDA is there."""
+    address = nodes.start("--head", "--port=0", "--include-dashboard=false", "--num-cpus=3", "--num-gpus=0")
+    nodes.start("--address", address, "--num-cpus=7", "--num-gpus=1")
+    nodes.start("--address", address, "--num-cpus=3", "--num-gpus=0")
+    data = json.loads((tmp_path / grid).read_text())
+    (tmp_path / grid).write_text(json.dumps({**data, "seed": [0, 1, 2, 3], "resources": {"cpu": 1, "gpu": 0.5}}))
+
+    planned = command("plan", grid, "--address", address)
+    assert planned.returncode == 0, planned.stdout + planned.stderr
+    said = " ".join(planned.stdout.split())
+    assert f"cluster at {address}: 3 nodes: 2 with 3 CPUs and 0 GPUs, 1 with 7 CPUs and 1 GPU" in said
+    assert "cells: 4, of which 0 have ended; 2 run at once" in said
+    assert "No GPU here to measure on" in said
+    assert "is ignored" not in said, "as it is where no node has one"
+    assert "memory: about" in said and "on all nodes together" in said
+
+    process = command("grid", grid, "--address", address, start=True)
+    pids = [set(), set(), set()]
+    while process.poll() is None:
+        for node, seen in enumerate(pids):
+            seen |= nodes.pids(node)
+        time.sleep(0.1)
+    output = process.stdout.read()
+    assert process.returncode == 0, output
+    assert list(trained_on(tmp_path / "runs" / "grid", pids).values()) == [1, 1, 1, 1]
