@@ -10,8 +10,11 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+import typer
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
+
+from gems_ray.cli.main import app
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -221,3 +224,39 @@ def test_the_image_has_the_versions_of_everything_else():
     users = [words for kind, words in instructions() if kind == "USER"]
     assert users == [["1000"]], "not root, and a number, which Kubernetes can check"
     assert ("ENTRYPOINT", ['["gems-ray"]']) in instructions()
+
+
+def ray_commands():
+    """Options of every command of Ray; its import warns, so that another process does it."""
+    code = (
+        "import json; from ray.scripts.scripts import cli;"
+        "print(json.dumps({name: [option for parameter in command.params for option in parameter.opts]"
+        " for name, command in cli.commands.items()}))"
+    )
+    shown = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    return json.loads(shown.stdout)
+
+
+def test_the_commands_of_the_page_exist():
+    """Each with its options; and so do the files that they name."""
+    page = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
+    own = typer.main.get_command(app).commands
+    options = {
+        "gems-ray": {name: [opt for param in command.params for opt in param.opts] for name, command in own.items()},
+        "ray": ray_commands(),
+    }
+    text = re.sub(r"^```.*?^```", "", page, flags=re.MULTILINE | re.DOTALL)
+    inline = [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", text)]
+    seen = set()
+    for line in [*re.findall(r"^    (\S.*)$", text, re.MULTILINE), *inline]:
+        words = [word for word in shlex.split(line) if "RAY_AUTH_MODE" not in word]
+        if len(words) > 1 and words[0] in options:
+            given = {word.split("=")[0] for word in words if word.startswith("--")}
+            assert given <= set(options[words[0]][words[1]]), line
+            seen.add((words[0], words[1]))
+        for word in words:
+            if word.startswith(("deploy/", "tune_configs/")):
+                assert (ROOT / word).exists(), line
+    commands = ["grid", "plan", "resume", "status", "logs", "init-configs"]
+    assert {words[1] for words in seen if words[0] == "gems-ray"} == set(commands)
+    assert {("ray", name) for name in ("up", "down", "attach", "dashboard", "rsync-down", "start", "status")} <= seen
