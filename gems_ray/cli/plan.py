@@ -1,5 +1,7 @@
 """`run_tune.py plan`: what a run would do, checked and estimated, without running it."""
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +11,7 @@ from gems_ray.cli.options import Address, Name, Storage
 from gems_ray.cli.paths import RUNS, run_places
 
 if TYPE_CHECKING:
-    from gems_ray.execution.plan import Plan
+    from gems_ray.execution.plan import Machine, Plan
     from gems_ray.experiments.spec import Experiment, SearchSpec
 
 SHOWN_CELLS = 40
@@ -51,15 +53,31 @@ def print_plan(experiment: "Experiment", folder: Path, address: str | None) -> N
     planned = gems_ray.plan(experiment, folder, address=address, listener=ConsoleListener())
     for line in [*_dataset_lines(planned), *_cell_lines(planned), *_speed_lines(planned)]:
         print_line(line)
+    if address:
+        print_line(f"cluster at {address}: {_describe_nodes(planned.machines)}")
     print_line(f"cells: {planned.total}, of which {planned.ended} have ended; {planned.at_once} run at once")
     print_line(f"time: about {describe_seconds(planned.seconds)}")
     memory, free = planned.memory_bytes / 1e9, planned.memory_free_bytes / 1e9
-    print_line(f"memory: about {memory:.1f} GB; {free:.1f} GB are free here")
+    where = "on all nodes together" if address else f"{free:.1f} GB are free here"
+    print_line(f"memory: about {memory:.1f} GB; {where}")
     disk, free = planned.disk_bytes / 1e9, planned.disk_free_bytes / 1e9
     print_line(f"disk: about {disk:.2f} GB; {free:.1f} GB are free in {planned.place}")
     if disk > free:
         raise RunFolderError(f"{folder}: the run needs {disk:.2f} GB of disk, {free:.2f} GB are free there.")
     print_line("Nothing was run.")
+
+
+def _describe_nodes(machines: "Sequence[Machine]") -> str:
+    """The nodes of a cluster, those that are alike together: `3 nodes: 2 with 4 CPUs and 0 GPUs, 1 with ...`."""
+    kinds = [
+        f"{count} with {_count(cpus, 'CPU')} and {_count(gpus, 'GPU')}"
+        for (cpus, gpus), count in sorted(Counter(machines).items())
+    ]
+    return f"{_count(len(machines), 'node')}: {', '.join(kinds)}"
+
+
+def _count(number: float, what: str) -> str:
+    return f"{number:g} {what}{'' if number == 1 else 's'}"
 
 
 def _dataset_lines(planned: "Plan") -> list[str]:

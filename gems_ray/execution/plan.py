@@ -73,9 +73,10 @@ class Plan:
         cells: what is trained.
         total: how many cells the run has at its end.
         ended: how many of them have ended already.
+        machines: CPUs and GPUs of each that would train.
         at_once: how many the machines hold at the same time.
         seconds: until the run ends.
-        memory_bytes: at the same time, on this machine.
+        memory_bytes: at the same time, on all machines together.
         memory_free_bytes: on this machine.
         disk_bytes: that the run will write.
         disk_free_bytes: in `place`.
@@ -87,6 +88,7 @@ class Plan:
     cells: tuple[PlannedCell, ...]
     total: int
     ended: int
+    machines: tuple[Machine, ...]
     at_once: int
     seconds: float
     memory_bytes: float
@@ -124,7 +126,7 @@ def plan_experiment(
     place = _writable_part(experiment, path)
     resources = experiment.resources.usable_on(machines, listener.on_line)
     at_once = sum(resources.cells_on(*machine) for machine in machines)
-    cells = _plan_cells(experiment, RunFolder(path), worlds, here, listener)
+    cells = _plan_cells(experiment, RunFolder(path), worlds, not here and resources.gpu > 0, listener)
     total = round(sum(planned.count for planned in cells))
     ended = sum(cell.status in ENDED for cell in RunFolder(path).cells())
     left = max(0, total - ended) / total  # share of the work
@@ -137,9 +139,11 @@ def plan_experiment(
         tuple(cells),
         total,
         ended,
+        tuple(machines),
         at_once,
         seconds=max(seconds, longest),
-        memory_bytes=WORKER_BYTES * min(at_once, total) + 2 * data_bytes,  # read here, shared by the workers
+        # Datasets are read here, and shared by the workers of each machine.
+        memory_bytes=WORKER_BYTES * min(at_once, total) + (1 + len(machines)) * data_bytes,
         memory_free_bytes=psutil.virtual_memory().available,
         disk_bytes=new_bytes + sum(left * planned.count * planned.cost.disk_bytes for planned in cells),
         disk_free_bytes=shutil.disk_usage(place).free,
@@ -184,11 +188,15 @@ def _writable_part(experiment: Experiment, path: Path) -> Path:
 
 
 def _plan_cells(
-    experiment: Experiment, run: RunFolder, worlds: Mapping[str, World | None], here: bool, listener: RunListener
+    experiment: Experiment,
+    run: RunFolder,
+    worlds: Mapping[str, World | None],
+    gpus_elsewhere: bool,
+    listener: RunListener,
 ) -> list[PlannedCell]:
     """The cells with their costs; one measurement per environment, algorithm and number of test users."""
     training = experiment.training
-    if not here and training.device == "cuda" and not torch.cuda.is_available():
+    if gpus_elsewhere and not torch.cuda.is_available():
         listener.on_line("No GPU here to measure on: the times below are those of this machine's CPU.")
         training = training.model_copy(update={"device": "cpu"})
     costs: dict[tuple[str, str, int], Estimate] = {}
