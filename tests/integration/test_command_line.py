@@ -234,8 +234,8 @@ def test_the_package_of_a_tracker_is_missing(in_process, files, tmp_path, monkey
     done = in_process(*words, "tracked.yaml")
     assert done.returncode == 2, done.stdout + done.stderr
     assert done.stderr.splitlines() == [
-        "error: tracking.mlflow: the package mlflow is not installed. Install it with `pip install 'gems_ray[mlflow]'`, "
-        "or leave `tracking.mlflow` out."
+        "error: tracking.mlflow: the package mlflow is not installed. Install it with "
+        "`pip install 'gems_ray[mlflow]'`, or leave `tracking.mlflow` out."
     ]
     assert not (tmp_path / "runs").exists()
     assert not (tmp_path / "offline_datasets").exists()

@@ -120,7 +120,7 @@ def test_every_cell_is_a_run_of_the_trackers(command, grid, tmp_path, monkeypatc
     assert not done.stderr, "the packages tell of nothing"
     run = tmp_path / "runs" / "mine"
     cells = {cell.name: cell for cell in load_experiment(run / "experiment.yaml").cells()}
-    untracked = {key: value for key, value in json.loads((tmp_path / "mine.yaml").read_text()).items()}
+    untracked = json.loads((tmp_path / "mine.yaml").read_text())
     del untracked["tracking"]
     (tmp_path / "untracked.yaml").write_text(json.dumps(untracked))
     assert set(cells) == {cell.name for cell in load_experiment(tmp_path / "untracked.yaml").cells()}
