@@ -11,6 +11,7 @@ from rich.console import Console
 from gems_ray.cli import world
 from gems_ray.cli.collect import collect
 from gems_ray.cli.console import visible
+from gems_ray.cli.dashboard import dashboard
 from gems_ray.cli.export import export
 from gems_ray.cli.grid import grid
 from gems_ray.cli.init_configs import init_configs
@@ -33,7 +34,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(world.app, name="world")
-for command in (collect, train, grid, search, plan, status, logs, resume, export, init_configs):
+for command in (collect, train, grid, search, plan, status, logs, dashboard, resume, export, init_configs):
     app.command(cls=SettingsCommand if command is train else None)(command)
 
 

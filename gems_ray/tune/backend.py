@@ -73,7 +73,7 @@ class RayBackend:
                 f"error: the run was killed, or Ray was lost ({log}). Everything up to the last seconds is saved. "
                 f"Continue with:\n  {command_line('resume', str(run.folder.path))}"
             )
-            dashboard = self._stack.enter_context(connected(self._address, log, farewell))
+            dashboard = self._stack.enter_context(connected(self._address, log, farewell, run.folder.path))
             received = self._stack.enter_context(first_signal())  # after Ray, which leaves a handler of its own
             check_nodes(run.folder.storage)
             resources = run.experiment.resources.usable_on(nodes(), listener.on_line)
