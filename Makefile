@@ -9,8 +9,8 @@ demo: .venv/installed          ## Nine cells at demo size, from nothing to the r
 test: .venv/installed-test     ## The whole test suite
 	$(BIN)/python -m pytest
 
-test-faults: .venv/installed-test  ## The slow tests: runs that are killed, files that are torn, PostgreSQL
-	$(BIN)/python -m pytest -m slow tests/integration
+test-faults: .venv/installed-test  ## The slow tests: runs that are killed, files that are torn, PostgreSQL, Prometheus, a browser
+	$(BIN)/python -m pytest -m slow tests/integration tests/browser
 
 lint: .venv/installed-test     ## Style and types
 	$(BIN)/ruff check .

@@ -11,6 +11,7 @@ from rich.console import Console
 from gems_ray.cli import jobs, world
 from gems_ray.cli.collect import collect
 from gems_ray.cli.console import visible
+from gems_ray.cli.dashboard import dashboard
 from gems_ray.cli.export import export
 from gems_ray.cli.grid import grid
 from gems_ray.cli.init_configs import init_configs
@@ -35,7 +36,7 @@ app = typer.Typer(
 )
 app.add_typer(world.app, name="world")
 app.add_typer(jobs.app, name="jobs")
-for command in (collect, train, grid, search, plan, status, logs, resume, submit, export, init_configs):
+for command in (collect, train, grid, search, plan, status, logs, dashboard, resume, submit, export, init_configs):
     app.command(cls=SettingsCommand if command is train else None)(command)
 
 

@@ -17,7 +17,7 @@ from gems_ray.experiments.cell_folder import RUNNING, UNFINISHED
 from gems_ray.experiments.progress import CellProgress
 from gems_ray.experiments.records import Report, evaluation_row
 from gems_ray.experiments.run_folder import RunFolder
-from gems_ray.experiments.spec import Cell, Experiment
+from gems_ray.experiments.spec import Cell, Experiment, TrackingSpec
 from gems_ray.learning.trainer import resolve_device
 from gems_ray.metrics import STEP
 
@@ -29,10 +29,12 @@ class InProcess:
     """Trains one cell after the other; Ctrl-C or SIGTERM stops between two updates, with the cell saved."""
 
     def check(self, experiment: Experiment) -> None:
-        """Makes sure that the device is there, and that there is nothing to search."""
+        """Makes sure that the device is there, and that nothing is asked for that needs Ray."""
         resolve_device(experiment.training.device)
         if experiment.search:
             raise ConfigError("search: its trials are run by Ray, not in this process. Leave `search` out, or use Ray.")
+        if experiment.tracking != TrackingSpec():
+            raise ConfigError("tracking: is written by runs under Ray, not in this process. Leave it out, or use Ray.")
 
     def train_cells(self, run: OpenRun, cells: Sequence[Cell]) -> None:
         """Trains the cells; one that fails is recorded as failed, and the next one begins."""

@@ -14,7 +14,7 @@ from gems_ray.execution.listener import RunListener
 from gems_ray.execution.run import resolve_search
 from gems_ray.execution.sources import check_target, dataset_path, open_source, open_world
 from gems_ray.experiments.cell_folder import ENDED
-from gems_ray.experiments.check import check_placement
+from gems_ray.experiments.check import check_placement, check_tracking
 from gems_ray.experiments.run_folder import RunFolder, check_free
 from gems_ray.experiments.spec import Cell, Experiment
 from gems_ray.files import nearest_existing
@@ -119,6 +119,7 @@ def plan_experiment(
         GemsRayError: a dataset, a world, the folder or the resources are not as the experiment needs them.
     """
     check_placement(experiment)
+    check_tracking(experiment)
     worlds, datasets, new_bytes = _plan_data(experiment, listener)
     if experiment.search:
         has_world = {environment: world is not None for environment, world in worlds.items()}

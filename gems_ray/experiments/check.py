@@ -1,6 +1,7 @@
 """Whether an experiment can be run: every name and setting in it must exist."""
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,20 @@ def check_placement(experiment: Experiment) -> None:
     """
     if experiment.training.device == "cuda" and not experiment.resources.gpu:
         raise ConfigError("training.device is cuda, but a cell has no GPU: set resources.gpu, for example to 0.25.")
+
+
+def check_tracking(experiment: Experiment) -> None:
+    """Makes sure that the packages of the trackers are installed.
+
+    Raises:
+        ConfigError: one is not.
+    """
+    for name, given in experiment.tracking:
+        if given is not None and find_spec(name) is None:
+            raise ConfigError(
+                f"tracking.{name}: the package {name} is not installed. Install it with "
+                f"`pip install 'gems_ray[{name}]'`, or leave `tracking.{name}` out."
+            )
 
 
 def all_settings(algorithm: str, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -208,3 +208,9 @@ class StudyFacts(Record):
     name: str = Field(description="Name of the study.")
     storage: str | None = Field(None, description="URL of its database without the password; none for the run folder.")
     run: str = Field(description="What marks this run's trials in the study.")
+
+
+class TrackingFacts(Record):
+    """tracking.json: what marks a run in the trackers that its experiment names."""
+
+    run: str = Field(description="What marks its cells there, so that they go on in the same runs of a tracker.")

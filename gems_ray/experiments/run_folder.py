@@ -10,6 +10,7 @@
     RUN/cells/CELL/checkpoint.json   where the cell goes on
     RUN/cells/CELL/result.json       how the cell ended
     RUN/checkpoints/...              checkpoints, unless they are kept elsewhere
+    RUN/tracking.json                what marks the run in MLflow and Weights & Biases, where it is written there
     RUN/running.json                 the cells that are being trained, while a run goes on
     RUN/trials/NUMBER.yaml, candidates.json, best.yaml, study.db, study.json  of a search
 
@@ -18,6 +19,7 @@ Nothing here needs ray or torch.
 
 import fcntl
 import os
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,6 +41,7 @@ from gems_ray.experiments.records import (
     References,
     RunningCells,
     StorageFacts,
+    TrackingFacts,
     TrialRecord,
 )
 from gems_ray.experiments.spec import Cell, Experiment
@@ -52,6 +55,7 @@ MACHINE, FORMER_MACHINE = "machine.json", "environment.json"
 EXPERIMENT, CELLS, REFERENCES, TRIALS, BEST = "experiment.yaml", "cells", "references", "trials", "best.yaml"
 DATASETS, STUDY, CANDIDATES = "datasets.json", "study.json", "candidates.json"
 STORAGE, CHECKPOINTS, RUNNING_CELLS, LOCK = "storage.json", "checkpoints", "running.json", ".lock"
+TRACKING = "tracking.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +156,12 @@ class RunFolder:
                 "choose another --name."
             )
         write_record(self.path / STORAGE, StorageFacts(uri=uri))
+
+    def mark_in_trackers(self) -> str:
+        """What tells this run from others of its name in a tracker; made once; hold the lock."""
+        found = read_record(self.path / TRACKING, TrackingFacts) or TrackingFacts(run=uuid.uuid4().hex)
+        write_record(self.path / TRACKING, found)
+        return found.run
 
     def experiment(self) -> Experiment:
         """What was asked for. Settings are not compared with the algorithms: results can be read without torch.

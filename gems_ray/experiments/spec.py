@@ -4,12 +4,14 @@ import hashlib
 import itertools
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
+from urllib.parse import parse_qs, urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from gems_ray.config import Config, blame
 from gems_ray.errors import Mistake, ResourceError
@@ -153,6 +155,39 @@ class Resources(Config):
         return usable
 
 
+class TrackingSpec(Config):
+    """Where the cells are shown besides the run folder; no part of the result."""
+
+    mlflow: str | None = Field(
+        None, description="URI of an MLflow store, sqlite:///mlflow.db or http://host:5000, without a password."
+    )
+    wandb: str | None = Field(
+        None, description="Project of Weights & Biases; written offline unless WANDB_MODE is online."
+    )
+
+    @field_validator("mlflow")
+    @classmethod
+    def _can_stand_in_the_run_folder(cls, uri: str | None) -> str | None:
+        if uri is None:
+            return uri
+        if "://" not in uri:
+            expected = "expected a URI such as sqlite:///mlflow.db or http://host:5000"
+            raise blame(Mistake(expected=expected, found=f"`{uri}`"))
+        parts = urlsplit(uri)
+        if "@" in parts.netloc or "password" in parse_qs(parts.query):
+            advice = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment give them to a server."
+            raise blame(Mistake(expected="expected a URI without user and password", advice=advice))
+        return uri
+
+    @field_validator("wandb")
+    @classmethod
+    def _is_the_name_of_a_project(cls, project: str | None) -> str | None:
+        if project is not None and not re.fullmatch(r"[\w.-]+", project):
+            expected = "expected the name of a project: letters, digits, `-`, `_` and `.`"
+            raise blame(Mistake(expected=expected, found=f"`{project}`"))
+        return project
+
+
 class Asha(Config):
     """Early stopping: at each rung, only the best share of the trials goes on (Li et al. 2020)."""
 
@@ -224,6 +259,7 @@ class Experiment(Config):
     training: TrainingSpec = TrainingSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
     resources: Resources = Resources()
+    tracking: TrackingSpec = TrackingSpec()
     search: SearchSpec | None = Field(None, description="What `search` tries; a grid has none.")
     imports: dict[str, str] = Field(
         default_factory=dict,
@@ -256,6 +292,7 @@ class Experiment(Config):
     def as_yaml(self) -> dict[str, Any]:
         """Plain data that stands for the experiment in a file."""
         unused = {name for name in ("search", "imports") if not getattr(self, name)}
+        unused |= {"tracking"} if self.tracking == TrackingSpec() else set()
         data = self.model_dump(mode="json", by_alias=True, exclude=unused)
         if self.search:
             data["search"]["space"] = self.search.model_dump(mode="json", by_alias=True, exclude_none=True)["space"]
@@ -295,7 +332,7 @@ class Experiment(Config):
 
 
 # In the name already, or without influence on the result beyond rounding (resources.cpu sets torch's threads).
-_NOT_IN_THE_HASH = {"environment", "algorithm", "seed", "resources", "search", "imports"}
+_NOT_IN_THE_HASH = {"environment", "algorithm", "seed", "resources", "tracking", "search", "imports"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from gems_ray.execution.interruption import RunInterrupted, first_signal
 from gems_ray.execution.plan import Machine, this_machine
 from gems_ray.execution.run import OpenRun
-from gems_ray.experiments.check import check_placement
+from gems_ray.experiments.check import check_placement, check_tracking
 from gems_ray.experiments.spec import Cell, Experiment
 from gems_ray.learning.trainer import resolve_device
 from gems_ray.program import command_line
@@ -37,6 +37,7 @@ class RayBackend:
             resolve_device(experiment.training.device)
             experiment.resources.usable_on([this_machine()], lambda line: None)
         check_placement(experiment)
+        check_tracking(experiment)
 
     def train_cells(self, run: OpenRun, cells: Sequence[Cell]) -> None:
         """Trains cells until each has ended or was left for good."""
@@ -61,15 +62,18 @@ class RayBackend:
         if self._runner is None:
             from gems_ray.tune.cluster import check_nodes, connected, nodes, token_file
             from gems_ray.tune.run import CellRunner
+            from gems_ray.tune.tracking import tracked
 
             listener = run.listener
+            # Before Ray, which is not started for nothing then, and is not kept while a tracker takes the rest.
+            tracking = self._stack.enter_context(tracked(run.experiment.tracking, run.folder, listener.on_line))
             listener.on_line("Starting Ray ..." if self._address is None else f"Joining Ray at {self._address} ...")
             log = run.folder.path / "ray.log"
             farewell = (
                 f"error: the run was killed, or Ray was lost ({log}). Everything up to the last seconds is saved. "
                 f"Continue with:\n  {command_line('resume', str(run.folder.path))}"
             )
-            dashboard = self._stack.enter_context(connected(self._address, log, farewell))
+            dashboard = self._stack.enter_context(connected(self._address, log, farewell, run.folder.path))
             received = self._stack.enter_context(first_signal())  # after Ray, which leaves a handler of its own
             check_nodes(run.folder.storage)
             resources = run.experiment.resources.usable_on(nodes(), listener.on_line)
@@ -86,6 +90,7 @@ class RayBackend:
                 listener.on_cell,
                 stop=lambda: received() is not None,
                 shared=self._address is not None,
+                callbacks=tracking,
             )
         return self._runner
 

@@ -1,16 +1,18 @@
 """Starting or joining Ray, with token authentication and the dashboard on this machine alone."""
 
+import contextlib
 import logging
 import os
+import secrets
 import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
 import ray
 from ray.exceptions import RayError
+from ray.job_config import JobConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from gems_ray import __version__
@@ -35,10 +37,12 @@ WORKER_ENVIRONMENT = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}  # a cell witho
 CREDENTIALS = ("AWS_", "GOOGLE_APPLICATION_CREDENTIALS")  # beginnings of what a storage asks for on every machine
 LOST_AFTER_S = "10"  # without an answer a Ray of this machine alone is lost; a cluster may start its head again
 LONGEST_ANSWER_S = 60.0  # of a node that is asked what it has
+OTHERS = 0o077  # permissions of everybody but the owner
+RUN_FOLDER = "run_folder"  # in the metadata of a run's job, for whoever looks what a Ray is doing
 
 
-@contextmanager
-def connected(address: str | None, log: Path, farewell: str) -> Iterator[str]:
+@contextlib.contextmanager
+def connected(address: str | None, log: Path, farewell: str, run: Path | None = None) -> Iterator[str]:
     """Starts Ray on this machine, or joins the cluster at `address`; yields the dashboard's URL.
 
     Ray leaves a handler behind that ends the process at once on SIGTERM: take signals after this.
@@ -47,15 +51,17 @@ def connected(address: str | None, log: Path, farewell: str) -> Iterator[str]:
         address: of a cluster; None for this machine alone.
         log: file that takes what Ray has to say, its traces included.
         farewell: printed to the standard error if Ray is lost, and this process with it.
+        run: folder of the run for which this is done.
     Raises:
         ResourceError: no cluster answers at the address.
     """
     if address:
-        _check_address(address)
+        check_address(address)
     else:
         os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", LOST_AFTER_S)
     _log_to(log)
     set_environment()
+    keep_token_private(may_make=address is None)
     place = f"--address {address}: cannot join this cluster" if address else "Ray does not start on this machine"
     with guarded(farewell) as mark:
         try:
@@ -66,6 +72,7 @@ def connected(address: str | None, log: Path, farewell: str) -> Iterator[str]:
                 log_to_driver=False,
                 configure_logging=False,
                 runtime_env={"env_vars": _worker_environment()},
+                job_config=JobConfig(metadata={RUN_FOLDER: str(run.absolute())} if run else {}),
             )
         except Exception as error:  # of many kinds; Ray's own are among them, and plain ones
             ray.shutdown()
@@ -148,8 +155,12 @@ def _log_to(log: Path) -> None:
     logger.setLevel(logging.INFO)
 
 
-def _check_address(address: str) -> None:
-    """Ray itself would wait for minutes for a cluster that is not there."""
+def check_address(address: str) -> None:
+    """Makes sure that something listens at an address; Ray itself would wait for minutes.
+
+    Raises:
+        ResourceError: nothing does, or it is one of Ray's clients.
+    """
     if address.startswith("ray://"):  # the callbacks of a run would be copied into the cluster, and see nothing here
         raise ResourceError(
             f"--address {address}: a Ray client cannot follow a run. Run this on a machine of the cluster and give the "
@@ -167,10 +178,48 @@ def _check_address(address: str) -> None:
         ) from None
 
 
+def token() -> str:
+    """The token that Ray's dashboard asks for; empty where there is none."""
+    path = token_file()
+    return os.environ.get("RAY_AUTH_TOKEN") or (path.read_text(encoding="utf-8").strip() if path else "")
+
+
 def token_file() -> Path | None:
     """Where the dashboard's token is; None where authentication is off or the token comes from the environment."""
-    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
-    return path if path.is_file() else None
+    path = _token_path()
+    return path if not os.environ.get("RAY_AUTH_TOKEN") and path.is_file() else None
+
+
+def keep_token_private(may_make: bool = False) -> bool:
+    """Lets nobody else read the file of the token: whoever has it can run code on the cluster.
+
+    Ray itself would make a file that every account of the machine can read. One that RAY_AUTH_TOKEN_PATH names stays
+    as it is.
+
+    Args:
+        may_make: whether to make the file, where there is none and Ray would make one.
+    Returns:
+        whether nobody else can read it.
+    """
+    path = _token_path()
+    try:
+        is_ours = not any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+        if is_ours and may_make and os.environ.get("RAY_AUTH_MODE") == "token" and not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile("w", dir=path.parent) as file:  # for its owner alone from the beginning
+                file.write(secrets.token_hex(32))
+                file.flush()
+                with contextlib.suppress(FileExistsError):  # another run was quicker
+                    os.link(file.name, path)
+        if is_ours and path.stat().st_mode & OTHERS:
+            path.chmod(0o600)
+        return not path.stat().st_mode & OTHERS
+    except OSError:  # not there, somebody else's, or on a disk that cannot be written
+        return not path.exists()
+
+
+def _token_path() -> Path:
+    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
 
 
 def nodes() -> list[tuple[float, float]]:

@@ -70,6 +70,7 @@ class OfflineRL(tune.Trainable):
         algorithms: Sequence[AlgorithmClass] = (),
         slice_s: float | None = None,
         raise_errors: bool = True,
+        process_name: str = "",
     ) -> None:
         """Opens the training.
 
@@ -82,17 +83,20 @@ class OfflineRL(tune.Trainable):
                 due or not; None trains up to the evaluation.
             raise_errors: false ends a trial that cannot go on with a `status` and a `reason`, in place of an error, so
                 that whoever runs it can tell a mistake of the cell from one of the machine.
+            process_name: what Ray calls this process for as long as it lives, where it trains one cell after the other;
+                empty for what it trains.
         """
         logging.captureWarnings(True)
         for algorithm in algorithms:
             register(algorithm)
         self._dataset, self._slice_s, self._raise_errors = dataset, slice_s, raise_errors
+        self._process_name = process_name
         self._training: CellTraining | None = None
         self._open()
 
     def step(self) -> dict[str, Any]:
         """Trains up to the next evaluation, or for a slice of time; a slice repeats the last report."""
-        ray._raylet.setproctitle(f"ray::{self!r}")  # Ray itself shows nothing but the class and the method
+        ray._raylet.setproctitle(f"ray::{self._trains()}")  # Ray itself shows nothing but the class and the method
         if self._training is not None and self._status == RUNNING:
             self._attempt(self._train)
         training, failed = self._training, self._status != RUNNING
@@ -145,7 +149,10 @@ class OfflineRL(tune.Trainable):
         return PlacementGroupFactory([{"CPU": asked.get("cpu", 1), "GPU": asked.get("gpu", 0)}])
 
     def __repr__(self) -> str:
-        """What the dashboard and log prefixes show."""
+        """What the dashboard and log prefixes show; Ray asks for it once, when the process has started."""
+        return getattr(self, "_process_name", "") or self._trains()
+
+    def _trains(self) -> str:
         return label(getattr(self, "config", None) or {}) or type(self).__name__
 
     def _open(self) -> None:

@@ -21,7 +21,7 @@ from gems_ray.tune.run_end import RunEnd
 from gems_ray.tune.search import PruningAsha, StudySearch
 
 # Ray asks a process for its name once, when it starts: a cell that takes long has one of its own, which tells what is
-# trained. Its start takes some seconds, so short cells follow each other in the same process.
+# trained. Its start takes some seconds, so short cells follow each other in the same process, which says just that.
 UPDATES_WORTH_A_PROCESS = 100_000
 SLICE_SECONDS = 2.0  # of training between two checkpoints, which are signs of life too
 
@@ -37,6 +37,7 @@ class CellRunner:
         watcher: called at every change of a cell.
         stop: whether the run is to end early, with its cells saved.
         shared: whether other runs may want the same machines.
+        callbacks: further ones for Tune, that hear of every cell when it has been recorded.
     """
 
     def __init__(
@@ -48,8 +49,10 @@ class CellRunner:
         watcher: Watcher,
         stop: Callable[[], bool],
         shared: bool,
+        callbacks: Sequence[tune.Callback] = (),
     ) -> None:
         self.run = run
+        self._callbacks = callbacks
         self._sources, self._resources = sources, resources
         self._at_once = at_once
         self._watcher = watcher
@@ -57,12 +60,15 @@ class CellRunner:
         self._share = FairShare(resources) if shared else None
         # One reference per dataset, so that a node fetches only what its trials train on, and that once.
         datasets = {name: ray.put(source.dataset.for_training()) for name, source in sources.items()}
+        self._short_cells = run.experiment().training.max_timesteps < UPDATES_WORTH_A_PROCESS
+        process_name = f"OfflineRL of run {run.path.absolute().name}, one short cell after another"
         self._trainable = tune.with_parameters(
             OfflineRL,
             dataset=datasets,
             algorithms=ALGORITHMS.foreign(),
             slice_s=SLICE_SECONDS,
             raise_errors=False,
+            process_name=process_name if self._short_cells else "",
         )
         self._trainable.__qualname__ = OfflineRL.__name__  # what Ray calls its processes
 
@@ -94,7 +100,7 @@ class CellRunner:
     def _fit(self, queue: CellQueue, config: tune.TuneConfig) -> bool:
         """One run of Tune; what went wrong in our own code is raised after all cells have been saved."""
         config.num_samples = -1  # the searcher says when it is done
-        config.reuse_actors = self.run.experiment().training.max_timesteps < UPDATES_WORTH_A_PROCESS
+        config.reuse_actors = self._short_cells
         config.trial_dirname_creator = _folder_name
         with queue.end.raised(), ExitStack() as stack:
             if self._share:
@@ -105,7 +111,7 @@ class CellRunner:
                 run_config=tune.RunConfig(
                     name=attempt_name(),  # an earlier one may have left checkpoints of the same numbers
                     storage_path=absolute(self.run.storage),
-                    callbacks=[queue, CellGauges(self.run.path.absolute().name)],
+                    callbacks=[queue, CellGauges(self.run.path.absolute().name), *self._callbacks],
                     stop=queue.end,
                     checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
                     verbose=0,

@@ -198,8 +198,8 @@ class StudySearch(OptunaSearch):
     def _check_study(self) -> None:
         """One study holds trials of one search, or its values could not be compared."""
         facts = self._experiment.as_yaml()
-        for name in ("resources", "seed"):
-            facts.pop(name)
+        for name in ("resources", "seed", "tracking"):
+            facts.pop(name, None)
         for name in ("trials", "sampler", "initial", "confirm"):
             facts["search"].pop(name)
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]

@@ -44,6 +44,10 @@ def files(tmp_path, world_folder, dataset_file):
     (tmp_path / "in_file.yaml").write_text("environment: diffuse_mix\ndataset: {folder: plain.yaml}\n")
     (tmp_path / "nul.yaml").write_text("environment: \0\n")
     (tmp_path / "batch.yaml").write_text("environment: diffuse_mix\nsettings: {td3_bc: {batch_size: 1.0e+14}}\n")
+    tracking = {"folder": "mlflow: ./mlruns", "password": "mlflow: 'http://me:secret@host'", "project": "wandb: a/b"}
+    for name, line in tracking.items():
+        (tmp_path / f"tracking_{name}.yaml").write_text(f"environment: diffuse_mix\ntracking:\n  {line}\n")
+    (tmp_path / "tracked.yaml").write_text("environment: diffuse_mix\ntracking: {mlflow: 'sqlite:///mlflow.db'}\n")
     (tmp_path / "unknown.yaml").write_text("environment:\n  - diffuse_mxi\n")
     return {"world": str(world_folder)}
 
@@ -93,6 +97,9 @@ BAD_INPUT = [
     (["plan", "no_world.yaml"], "worlds.diffuse_mix: no world `worlds/none`"),
     (["plan", "in_file.yaml"], "dataset.folder: `plain.yaml/diffuse_mix_expert.npz` cannot be written"),
     (["plan", "nul.yaml"], "nul.yaml:1: not valid YAML: control character #x00"),
+    (["plan", "tracking_folder.yaml"], "tracking_folder.yaml:3: `tracking.mlflow`: expected a URI such as sqlite:///"),
+    (["grid", "tracking_password.yaml"], "yaml:3: `tracking.mlflow`: expected a URI without user and password. MLFLOW"),
+    (["grid", "tracking_project.yaml"], "`tracking.wandb`: expected the name of a project: letters, digits, `-`, `_`"),
     (["plan", "."], ".: expected a YAML file, found a folder"),
     (["plan", "batch.yaml"], "batch_size"),
     pytest.param(["plan", "cuda.yaml"], "a cell has no GPU: set resources.gpu", id="plan cuda"),
@@ -219,6 +226,19 @@ def test_bad_input_is_one_clear_line(in_process, files, tmp_path, arguments, mes
     written = set(tmp_path.rglob("*")) - set(before)
     assert not [path for path in written if path.is_file()], "something was half-written"
     assert "secret" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("words", [["plan"], ["grid"], ["grid", "--dry-run"]], ids=" ".join)
+def test_the_package_of_a_tracker_is_missing(in_process, files, tmp_path, monkeypatch, words):
+    monkeypatch.setitem(sys.modules, "mlflow", None)  # as if it were not installed
+    done = in_process(*words, "tracked.yaml")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stderr.splitlines() == [
+        "error: tracking.mlflow: the package mlflow is not installed. Install it with "
+        "`pip install 'gems_ray[mlflow]'`, or leave `tracking.mlflow` out."
+    ]
+    assert not (tmp_path / "runs").exists()
+    assert not (tmp_path / "offline_datasets").exists()
 
 
 def test_a_lack_of_memory_is_one_line(in_process, files, monkeypatch):

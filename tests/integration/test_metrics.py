@@ -24,15 +24,21 @@ def scrape(process):
     return [line for line in lines if line.startswith("ray_gems_ray_")]
 
 
-def targets(process):
-    """What Ray tells a Prometheus to look at; empty while it starts."""
+def discovery_file(process):
+    """The file in which the Ray of a process lists what a Prometheus is to look at; None while it starts."""
     text = ""
     for child in psutil.Process(process.pid).children(recursive=True):
         with contextlib.suppress(psutil.Error):
             text += " ".join(child.cmdline())
     session = re.search(r"/\S*/session_[\d_-]+", text)
     file = Path(session[0], "prom_metrics_service_discovery.json") if session else None
-    groups = json.loads(file.read_text()) if file and file.exists() else []
+    return file if file and file.exists() else None
+
+
+def targets(process):
+    """What Ray tells a Prometheus to look at; empty while it starts."""
+    file = discovery_file(process)
+    groups = json.loads(file.read_text()) if file else []
     return [target for group in groups for target in group["targets"]]
 
 

@@ -4,6 +4,7 @@ import contextlib
 import math
 import resource
 
+import psutil
 import pytest
 import ray
 import torch
@@ -113,6 +114,21 @@ def test_a_used_process_is_as_good_as_a_new_one(make):
     assert used.reset_config(config)
     assert repr(used).startswith("td3_bc diffuse_mix seed 0")
     same(timeless(run_to_end(used))[-1], timeless(whole)[-1])
+
+
+def test_a_process_of_many_cells_has_a_name_that_stays_true(make):
+    """Ray asks for the name once; the title of the process, which is set at every step, tells what is trained."""
+    used = make(process_name="OfflineRL of run demo, one short cell after another")
+    before = psutil.Process().cmdline()
+    try:
+        for seed in (5, 6):
+            used.reset_config({**CONFIG, "seed": seed, "world": used.config["world"]})
+            used.step()
+            assert repr(used) == "OfflineRL of run demo, one short cell after another"
+            title = " ".join(psutil.Process().cmdline())
+            assert title.startswith(f"ray::td3_bc diffuse_mix seed {seed} hidden_sizes")
+    finally:
+        ray._raylet.setproctitle(" ".join(before))
 
 
 def test_other_settings_go_on_from_a_checkpoint(make, tmp_path):

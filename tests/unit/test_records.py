@@ -32,6 +32,7 @@ from gems_ray.experiments.records import (
     RunningCells,
     StorageFacts,
     StudyFacts,
+    TrackingFacts,
     TrialRecord,
     ValidationReturns,
 )
@@ -65,6 +66,7 @@ EXAMPLES = {
     "checkpoint.json": CellCheckpoint(path="1/cell/checkpoint_000003", updates=50),
     "storage.json": StorageFacts(uri="s3://bucket/run"),
     "running.json": RunningCells(cells=["a"]),
+    "tracking.json": TrackingFacts(run="123"),
     "candidates.json": Candidates(
         candidates=[CandidateRecord(label="bc default", trial=None, algorithm="bc", settings={}, cells=["a-b"])]
     ),
