@@ -22,7 +22,6 @@ from ray import tune
 from ray.tune.experiment import Trial
 
 from gems_ray import metrics
-from gems_ray.config import yaml_text
 from gems_ray.errors import ConfigError
 from gems_ray.experiments.cell_folder import FAILED, PRUNED, RUNNING, UNFINISHED, WITH_RESULT, CellFolder
 from gems_ray.experiments.check import all_settings
@@ -30,6 +29,7 @@ from gems_ray.experiments.records import CellDescription, CellResult, Report
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.experiments.spec import TrackingSpec
 from gems_ray.tune.cell_queue import cell_name
+from gems_ray.yaml_file import yaml_text
 
 # What the user has set stays. Both packages read these when they are imported or used.
 ENVIRONMENT = {
