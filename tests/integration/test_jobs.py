@@ -35,7 +35,8 @@ def address(tmp_path_factory):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    line = [RAY, "start", "--head", "--block", "--port=0", "--num-cpus=2", f"--dashboard-port={port}"]
+    ports = ["--port=0", f"--dashboard-port={port}", "--dashboard-agent-listen-port=0"]  # other clusters may be here
+    line = [RAY, "start", "--head", "--block", "--num-cpus=2", *ports]
     where = tmp_path_factory.mktemp("cluster")
     with (where / "ray.txt").open("w") as output:
         head = subprocess.Popen(line, env=environment, cwd=where, stdout=output, stderr=subprocess.STDOUT)
