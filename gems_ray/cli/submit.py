@@ -25,13 +25,13 @@ def submit(
     address: JobAddress = None,
     folder: Annotated[
         str, typer.Option(help="Folder on the cluster's head that the run works in, with its datasets and runs.")
-    ] = "~/gems_ray",
+    ] = "~/gems_ray_runs",
     detach: Annotated[bool, typer.Option("--detach", help="Do not follow the run.")] = False,
 ) -> None:
-    """Run a grid or a search as a job of a Ray cluster, and follow it.
+    """Run a grid or search as a job of a Ray cluster.
 
     Sends this version of gems_ray, the experiment file, and the datasets, worlds and algorithms that the file names by
-    relative paths. The run goes on if this program ends; its exit code becomes that of this program.
+    relative paths. Follows the run, and ends with its exit code. The run goes on if this program ends before.
     """
     import json
     import tempfile
