@@ -32,53 +32,61 @@ export RAY_AUTH_TOKEN
 
 mapfile -t nodes < <(scontrol show hostnames "${SLURM_JOB_NODELIST}")
 address=$(python3 -c 'import ray.util; print(ray.util.get_node_ip_address())') # this script runs on the first node
-port=$((20000 + SLURM_JOB_ID % 10000))                                         # two jobs may share a node
+port=$((20000 + SLURM_JOB_ID % 5000)) # two jobs may share a node
+dashboard_port=$((port + 5000))
 
 steps=()
+question=""
 run=""
 signalled=""
 # shellcheck disable=SC2329 # the trap calls it
 end_ray() { # not `ray stop`, which would end the Ray of this user's other jobs as well
-    ((${#steps[@]} == 0)) || kill "${steps[@]}" 2>/dev/null || true
+    for process in "${question}" "${steps[@]}"; do
+        [[ -z ${process} ]] || kill "${process}" 2>/dev/null || true
+    done
     wait
 }
 trap end_ray EXIT
 # Slurm sends it three minutes before the time limit: the run saves its cells and ends.
 trap 'signalled=yes; if [[ ${run} ]]; then kill -TERM "${run}" 2>/dev/null || true; else exit 143; fi' TERM
 
-check_steps() { # an allocation costs: better an error now than nodes that wait until the time limit
-    for step in "${steps[@]}"; do
-        if ! kill -0 "${step}" 2>/dev/null || ((SECONDS > 600)); then
-            echo "error: Ray does not start on ${SLURM_JOB_NODELIST}; the lines above tell why." >&2
-            exit 1
-        fi
+wait_for_nodes() { # in the background, because bash hears no signal while it waits for a command in the foreground
+    until python3 - "${address}:${port}" "$1" <<'PYTHON' & question=$! && wait "${question}"; do
+import sys
+
+import ray
+
+try:
+    ray.init(sys.argv[1], log_to_driver=False, logging_level="ERROR")
+except ConnectionError:
+    sys.exit(1)
+sys.exit(sum(node["Alive"] for node in ray.nodes()) < int(sys.argv[2]))
+PYTHON
+        for step in "${steps[@]}"; do # an allocation costs: better an error than to wait until the time limit
+            if ! kill -0 "${step}" 2>/dev/null || ((SECONDS > 600)); then
+                echo "error: Ray does not start on ${SLURM_JOB_NODELIST}; the lines above tell why." >&2
+                exit 1
+            fi
+        done
+        sleep 1
     done
-    sleep 1
+    question=""
 }
 
 srun --nodes=1 --ntasks=1 --nodelist="${nodes[0]}" ray start --head --block --node-ip-address="${address}" \
-    --port="${port}" --num-cpus="${cpus}" --dashboard-host=127.0.0.1 &
+    --port="${port}" --num-cpus="${cpus}" --dashboard-host=127.0.0.1 --dashboard-port="${dashboard_port}" &
 steps+=($!)
-until (exec 3<>"/dev/tcp/${address}/${port}") 2>/dev/null; do
-    check_steps
+until (exec 3<>"/dev/tcp/${address}/${port}") 2>/dev/null || ! kill -0 "${steps[0]}" 2>/dev/null; do
+    sleep 1
 done
+wait_for_nodes 1 # a node that comes too early gives up
 others=$((${#nodes[@]} - 1))
 if ((others)); then
     srun --nodes="${others}" --ntasks="${others}" --exclude="${nodes[0]}" ray start --block \
         --address="${address}:${port}" --num-cpus="${cpus}" &
     steps+=($!)
+    wait_for_nodes "${#nodes[@]}" # a run counts them when it starts
 fi
-# A run counts the nodes when it starts, so that all of them must be there.
-until python3 - "${address}:${port}" "${#nodes[@]}" <<'PYTHON'; do
-import sys
-
-import ray
-
-ray.init(sys.argv[1], log_to_driver=False, logging_level="ERROR")
-sys.exit(sum(node["Alive"] for node in ray.nodes()) < int(sys.argv[2]))
-PYTHON
-    check_steps
-done
 
 gems-ray "$@" --address "${address}:${port}" &
 run=$!

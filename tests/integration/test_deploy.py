@@ -22,22 +22,24 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-# Stand-ins for Slurm: every node is this machine. `srun` hands a signal on to its tasks, as the real one does.
+# Stand-ins for Slurm: every node is this machine. `srun` hands a signal on to its tasks, and kills what they leave
+# behind, as the real one does.
 SCONTROL = '#!/bin/sh\necho "$3" | tr , "\\n"\n'
-SRUN = """#!/bin/bash
-tasks=1
-while [[ $1 == -* ]]; do
-    [[ $1 == --ntasks=* ]] && tasks=${1#*=}
-    shift
-done
-started=()
-trap 'kill "${started[@]}"' TERM
-for ((task = 0; task < tasks; task++)); do
-    "$@" &
-    started+=($!)
-done
-wait
-wait
+SRUN = """
+import itertools, signal, subprocess, sys, time
+import psutil
+
+options = list(itertools.takewhile(lambda word: word.startswith("-"), sys.argv[1:]))
+count = next((int(option[9:]) for option in options if option.startswith("--ntasks=")), 1)
+tasks = [subprocess.Popen(sys.argv[len(options) + 1 :]) for _ in range(count)]
+signal.signal(signal.SIGTERM, lambda *_: [task.terminate() for task in tasks])
+left = set()
+while any(task.poll() is None for task in tasks):
+    left |= set(psutil.Process().children(recursive=True))
+    time.sleep(0.1)
+for process in left:
+    if process.is_running():
+        process.kill()
 """
 
 
@@ -48,7 +50,8 @@ def submit(tmp_path):
     tools.mkdir()
     # The command of an installed package, with the code of this checkout.
     gems_ray = f'#!/bin/sh\nexec "{sys.executable}" "{ROOT / "run_tune.py"}" "$@"\n'
-    for name, text in (("scontrol", SCONTROL), ("srun", SRUN), ("gems-ray", gems_ray)):
+    srun = f"#!{sys.executable}{SRUN}"
+    for name, text in (("scontrol", SCONTROL), ("srun", srun), ("gems-ray", gems_ray)):
         (tools / name).write_text(text)
         (tools / name).chmod(0o755)
     jobs = []
