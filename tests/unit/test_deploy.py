@@ -257,6 +257,6 @@ def test_the_commands_of_the_page_exist():
         for word in words:
             if word.startswith(("deploy/", "tune_configs/")):
                 assert (ROOT / word).exists(), line
-    commands = ["grid", "plan", "resume", "status", "logs", "init-configs"]
+    commands = ["grid", "plan", "resume", "status", "logs", "init-configs", "submit"]
     assert {words[1] for words in seen if words[0] == "gems-ray"} == set(commands)
     assert {("ray", name) for name in ("up", "down", "attach", "dashboard", "rsync-down", "start", "status")} <= seen
