@@ -24,6 +24,16 @@ from gems_ray.tune.search import PruningAsha, StudySearch
 # trained. Its start takes some seconds, so short cells follow each other in the same process, which says just that.
 UPDATES_WORTH_A_PROCESS = 100_000
 SLICE_SECONDS = 2.0  # of training between two checkpoints, which are signs of life too
+REPORT_SECONDS = 0.01  # of the driver's time for each of them (benchmarks/many_cells.py)
+
+
+def slice_seconds(at_once: int) -> float:
+    """How long a cell trains between two checkpoints: longer where so many report that the driver would be busy.
+
+    Args:
+        at_once: cells that are trained at the same time; together they take half of the driver's time at most.
+    """
+    return max(SLICE_SECONDS, 2 * REPORT_SECONDS * at_once)
 
 
 class CellRunner:
@@ -66,7 +76,7 @@ class CellRunner:
             OfflineRL,
             dataset=datasets,
             algorithms=ALGORITHMS.foreign(),
-            slice_s=SLICE_SECONDS,
+            slice_s=slice_seconds(at_once),
             raise_errors=False,
             process_name=process_name if self._short_cells else "",
         )
