@@ -29,7 +29,7 @@ EXPERIMENT = {
     "seed": [0, 1, 2, 3],
     "settings": {"td3_bc": {"hidden_sizes": [32, 32], "batch_size": 64}},
     "dataset": {"quality": "mixed", "episodes": 20},
-    "training": {"max_timesteps": 60_000, "evaluation_interval": 5000},
+    "training": {"max_timesteps": 20_000, "evaluation_interval": 2000},
     "evaluation": {"validation_users": 10, "test_users": 20},
     "resources": {"cpu": 1},
 }
@@ -49,22 +49,22 @@ class Killer(random.Random):
 
     Args:
         test: name of the test, which makes the seed a different one for each.
-        write_line: prints.
+        captured: what pytest keeps from the terminal.
     """
 
-    def __init__(self, test, write_line):
+    def __init__(self, test, captured):
         super().__init__(f"{SEED} {test}")
-        self._test, self._write_line = test, write_line
+        self._test, self._captured = test, captured
 
     def note(self, victim, storage="folder"):
         killed.append((storage, victim))
-        self._write_line(f"kill {len(killed)}: {victim}, checkpoints in a {storage}, seed {SEED}, {self._test}")
+        with self._captured.disabled():
+            sys.stdout.write(f"kill {len(killed)}: {victim}, checkpoints in a {storage}, seed {SEED}, {self._test}\n")
 
 
 @pytest.fixture
-def rng(request):
-    terminal = request.config.pluginmanager.getplugin("terminalreporter")
-    return Killer(request.node.name, terminal.write_line)
+def rng(request, capfd):
+    return Killer(request.node.name, capfd)
 
 
 @pytest.fixture
