@@ -5,6 +5,7 @@ import json
 import re
 import signal
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 
 import psutil
@@ -19,7 +20,7 @@ def scrape(process):
         try:
             with urllib.request.urlopen(f"http://{target}/metrics", timeout=5) as answer:
                 lines += answer.read().decode().splitlines()
-        except OSError:  # not yet
+        except (OSError, HTTPException):  # not yet, or in the middle of its start
             continue
     return [line for line in lines if line.startswith("ray_gems_ray_")]
 
