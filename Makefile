@@ -10,7 +10,7 @@ test: .venv/installed-test     ## The whole test suite
 	$(BIN)/python -m pytest
 
 test-faults: .venv/installed-test  ## The slow tests: runs that are killed, files that are torn, PostgreSQL, Prometheus, a browser
-	$(BIN)/python -m pytest -m slow tests/integration tests/browser
+	$(BIN)/python -m pytest -m slow
 
 lint: .venv/installed-test     ## Style and types
 	$(BIN)/ruff check .

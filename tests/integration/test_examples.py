@@ -81,6 +81,7 @@ def test_read_results(example, tmp_path, world_folder, dataset):
     assert {"random", "oracle", "behavior", "bc", "iql"} <= set(text.split())
 
 
+@pytest.mark.slow
 def test_tune_asha(example, tmp_path):
     """The scheduler of Ray Tune stops trials, and the checkpoint of the best one is a policy."""
     best, tested = returns(example("tune_asha.py"))

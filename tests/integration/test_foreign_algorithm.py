@@ -110,6 +110,7 @@ def test_grid_and_table(command, installed, tmp_path, world_folder, dataset_file
     assert again.returncode == 0, again.stdout + again.stderr
 
 
+@pytest.mark.slow
 def test_search_finds_settings_of_it(command, installed, tmp_path, world_folder, dataset_file):
     write(tmp_path / "search.yaml", "shy_cloning", world_folder, dataset_file)
     text = (tmp_path / "search.yaml").read_text().replace("[shy_cloning, bc]", "shy_cloning")

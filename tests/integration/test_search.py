@@ -105,6 +105,7 @@ def test_from_nothing_to_the_best_setting(command, search_file, tmp_path):
     assert len(load_study(run).trials) == 6
 
 
+@pytest.mark.slow
 def test_killed_driver_lost_study_and_a_copied_folder(command, search_file, tmp_path):
     """Random proposals depend on their number alone, so that an interrupted search must end with the same table."""
     search = {"trials": 6, "sampler": "random", "space": SPACE, "confirm": {"candidates": 0}}
@@ -135,6 +136,7 @@ def test_killed_driver_lost_study_and_a_copied_folder(command, search_file, tmp_
         pd.testing.assert_frame_equal(table.drop(columns="cells"), expected.drop(columns="cells"))
 
 
+@pytest.mark.slow
 def test_study_that_is_gone_is_one_line(command, search_file, tmp_path):
     search = {"trials": 6, "sampler": "random", "space": SPACE, "confirm": {"candidates": 0}}
     training = {"max_timesteps": 600, "evaluation_interval": 200}

@@ -111,6 +111,7 @@ def scalars(folder):
     return found
 
 
+@pytest.mark.slow
 def test_every_cell_is_a_run_of_the_trackers(command, grid, tmp_path, monkeypatch):
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)

@@ -60,8 +60,14 @@ def state(engine):
     return engine.algorithm.state_dict() | engine.sampler.state_dict() | losses
 
 
+QUICKLY_COMPILED = ("td3_bc", "decision_transformer")  # one of each kind of experience; the others are among the slow
+
+
 @NEEDS_COMPILER
-@pytest.mark.parametrize("name", sorted(SETTINGS))
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in QUICKLY_COMPILED else pytest.mark.slow) for name in sorted(SETTINGS)],
+)
 def test_compiled_updates_learn_the_same(name):
     one_by_one, compiled = state(run(Engine(*parts(name)), 40)), state(run(CompiledEngine(*parts(name)), 40))
     assert one_by_one.keys() == compiled.keys()
