@@ -8,6 +8,7 @@ from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from gems_ray import metrics
@@ -233,6 +234,24 @@ class CellSearch(Searcher):
     def save(self, checkpoint_path: str) -> None:
         """Leaves an empty file for Tune: the run folder is the record."""
         Path(checkpoint_path).touch()
+
+
+class InOrder(FIFOScheduler):
+    """Trials in the order in which they were handed out."""
+
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        """A cell begins, or is tried again."""
+        super().on_trial_add(tune_controller, trial)
+        write_state_seldom(tune_controller)
+
+
+def write_state_seldom(tune_controller: Any) -> None:
+    """Lets Tune write its state of all trials for a twentieth of its time at most.
+
+    Where old checkpoints are removed, it would write and send all of it after every checkpoint of any trial, so that
+    what a cell costs grows with the number of cells (benchmarks/many_cells.py). No run reads that state.
+    """
+    tune_controller._checkpoint_manager._sync_every_n_trial_checkpoints = None
 
 
 def cell_name(trial: Trial) -> str:

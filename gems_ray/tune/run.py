@@ -13,7 +13,7 @@ from gems_ray.execution.storage import absolute, attempt_name
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.experiments.spec import Cell, Experiment, Resources
 from gems_ray.experiments.study import StudyPlace
-from gems_ray.tune.cell_queue import CellQueue, CellSearch, Watcher, cell_name
+from gems_ray.tune.cell_queue import CellQueue, CellSearch, InOrder, Watcher, cell_name
 from gems_ray.tune.fair_share import FairShare
 from gems_ray.tune.gauges import CellGauges
 from gems_ray.tune.offline_rl import OfflineRL
@@ -87,7 +87,8 @@ class CellRunner:
         queue = self._queue()
         queue.add(cells)
         # As many may wait for a place as there are cells: a cluster that grows by itself looks at those.
-        return self._fit(queue, tune.TuneConfig(search_alg=CellSearch(queue), max_concurrent_trials=len(cells)))
+        config = tune.TuneConfig(search_alg=CellSearch(queue), scheduler=InOrder(), max_concurrent_trials=len(cells))
+        return self._fit(queue, config)
 
     def run_search(self, experiment: Experiment, place: StudyPlace) -> bool:
         """Runs the trials of a search; true when interrupted, with all cells saved.
@@ -99,7 +100,7 @@ class CellRunner:
         searcher = StudySearch(experiment, self.run, place, queue)
         queue.add(searcher.cells_without_result())
         asha = experiment.search and experiment.search.asha
-        scheduler = PruningAsha(experiment, self.run, queue.end) if asha else None
+        scheduler = PruningAsha(experiment, self.run, queue.end) if asha else InOrder()
         config = tune.TuneConfig(search_alg=searcher, scheduler=scheduler, max_concurrent_trials=self._at_once)
         return self._fit(queue, config)
 

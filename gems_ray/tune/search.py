@@ -29,7 +29,7 @@ from gems_ray.experiments.spec import Cell, Experiment, search_domains
 from gems_ray.experiments.study import StudyPlace, make_sampler
 from gems_ray.metrics import EVALUATED, STEP
 from gems_ray.rng import stream_seed
-from gems_ray.tune.cell_queue import CellQueue, cell_name
+from gems_ray.tune.cell_queue import CellQueue, cell_name, write_state_seldom
 from gems_ray.tune.run_end import RunEnd, error_ends_run
 
 RUN, EXPERIMENT = "run", "experiment"  # user attributes of trials and of the study
@@ -298,6 +298,7 @@ class PruningAsha(AsyncHyperBandScheduler):
     def on_trial_add(self, tune_controller: Any, trial: TuneTrial) -> None:
         """A cell begins, or is tried again."""
         super().on_trial_add(tune_controller, _by_cell(trial))
+        write_state_seldom(tune_controller)
 
     @error_ends_run(TrialScheduler.CONTINUE)
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
