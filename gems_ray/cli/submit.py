@@ -4,7 +4,7 @@ import re
 import secrets
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -68,7 +68,7 @@ def submit(
         follow(jobs, name, options)
 
 
-def follow(jobs: "Jobs", name: str, options: list[str]) -> None:
+def follow(jobs: "Jobs", name: str, options: list[str]) -> NoReturn:
     """Prints what a run prints, until it ends.
 
     Args:

@@ -63,7 +63,7 @@ class CellQueue(tune.Callback):
         self._recorders: dict[str, CellRecorder] = {}  # by name, those that have a process
         self._failures: Counter[str] = Counter()  # by name, in a row
         self._evaluated: dict[str, int] = {}  # by name, updates at the last evaluation
-        self._handed_out: dict[str, None] = {}  # names of cells with a trial of Tune, the oldest first
+        self._handed_out: set[str] = set()  # names of cells with a trial of Tune, which may wait for a process
         self._giving_way: set[str] = set()  # names of those that are saved, to leave their places to other runs
         self.to_come = 0  # cells that a search will add, at least
         end.unsaved, end.gives_way = self._recorders.keys, self._gives_way
@@ -86,7 +86,7 @@ class CellQueue(tune.Callback):
         if name is None:
             return None
         del self._waiting[name]
-        self._handed_out[name] = None
+        self._handed_out.add(name)
         cell = self._cells[name]
         checkpoint = self._run.cell(name).checkpoint()
         where = {"storage": absolute(self._run.storage), "path": checkpoint.path} if checkpoint else None
@@ -102,7 +102,7 @@ class CellQueue(tune.Callback):
         """Whether a cell is to be saved and to wait, because other runs have a right to its place."""
         if self._places is not None:
             allowed = self._places(len(self._cells) + self.to_come)
-            if name not in list(self._handed_out)[:allowed]:
+            if name not in list(self._recorders)[:allowed]:  # the first one has begun first
                 self._giving_way.add(name)
         return name in self._giving_way
 
@@ -168,7 +168,7 @@ class CellQueue(tune.Callback):
         """After a trial: a cell that has not ended waits for the next one, unless it has failed too often."""
         name = cell_name(trial)
         recorder = self._recorders.pop(name, None)
-        self._handed_out.pop(name, None)
+        self._handed_out.discard(name)
         self._giving_way.discard(name)
         folder = self._run.cell(name)
         state = folder.status
@@ -251,7 +251,9 @@ def write_state_seldom(tune_controller: Any) -> None:
     Where old checkpoints are removed, it would write and send all of it after every checkpoint of any trial, so that
     what a cell costs grows with the number of cells (benchmarks/many_cells.py). No run reads that state.
     """
-    tune_controller._checkpoint_manager._sync_every_n_trial_checkpoints = None
+    manager = getattr(tune_controller, "_checkpoint_manager", None)  # a Ray without it is slower, and no worse
+    if manager is not None:
+        manager._sync_every_n_trial_checkpoints = None
 
 
 def cell_name(trial: Trial) -> str:

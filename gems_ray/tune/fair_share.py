@@ -4,9 +4,11 @@ import json
 import math
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import ray
+from ray.exceptions import RayError
 from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_list, _internal_kv_put
 
 from gems_ray.experiments.spec import Resources
@@ -84,26 +86,30 @@ class FairShare:
         """
         if time.monotonic() - self._asked > ASK_EVERY_S:
             self._asked, now = time.monotonic(), time.time()
-            demand = Demand(cells, sum(self._resources.cells_on(*node) for node in nodes()))
-            _internal_kv_put(self._key, json.dumps([now, demand.cells, demand.places]))
-            if others := self._others(now):
-                self._allowed = shares({**others, self._key: demand}, int(now / TURN_S))[self._key]
-            else:  # a cluster that grows by itself looks at the cells that wait for a place
-                self._allowed = demand.places + demand.places // 2 + 1
-            if not demand.places:  # all nodes were lost, or none has been started yet
-                self._allowed = 1
+            with suppress(RayError):  # the head is busy, or starts again: the former division stays
+                self._allowed = self._divide(cells, now)
         return self._allowed
 
     def leave(self) -> None:
         """Tells the other runs that this one has ended."""
-        _internal_kv_del(self._key)
+        with suppress(RayError):
+            _internal_kv_del(self._key)
+
+    def _divide(self, cells: int, now: float) -> int:
+        demand = Demand(cells, sum(self._resources.cells_on(*node) for node in nodes()))
+        _internal_kv_put(self._key, json.dumps([now, demand.cells, demand.places]))
+        if not demand.places:  # all nodes were lost, or none has been started yet
+            return 1
+        if others := self._others(now):
+            return shares({**others, self._key: demand}, int(now / TURN_S))[self._key]
+        return demand.places + demand.places // 2 + 1  # a cluster that grows by itself looks at the cells that wait
 
     def _others(self, now: float) -> dict[str, Demand]:
         found = {}
         for key in (key.decode() for key in _internal_kv_list(KEYS)):
             written = _internal_kv_get(key) if key != self._key else None
-            if written:
-                moment, cells, places = json.loads(written)
+            with suppress(ValueError, TypeError):  # written by another version
+                moment, cells, places = json.loads(written or "[0, 0, 0]")
                 if now - moment < GONE_AFTER_S:
-                    found[key] = Demand(cells, places)
+                    found[key] = Demand(int(cells), int(places))
         return found
