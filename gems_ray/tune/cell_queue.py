@@ -193,6 +193,7 @@ class CellQueue(tune.Callback):
                 state = UNFINISHED
         if state not in (RETRIED, WAITING):
             self._cells.pop(name, None)
+        drop_latest_values(trial)
         self._run.write_running_cells(self._recorders)
         self._report_change(trial, state, trial.last_result, reason)
 
@@ -254,6 +255,15 @@ def write_state_seldom(tune_controller: Any) -> None:
     manager = getattr(tune_controller, "_checkpoint_manager", None)  # a Ray without it is slower, and no worse
     if manager is not None:
         manager._sync_every_n_trial_checkpoints = None
+
+
+def drop_latest_values(trial: Trial) -> None:
+    """Drops the last five and ten values of every metric, which Tune keeps for its averages while a trial goes on.
+
+    Tune keeps them, and the text that it writes of them, for all trials that have ended too: 120 kB for each cell in the
+    driver's memory (benchmarks/many_cells.py). The averages themselves stay.
+    """
+    getattr(trial, "metric_n_steps", {}).clear()
 
 
 def cell_name(trial: Trial) -> str:
