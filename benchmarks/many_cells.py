@@ -5,6 +5,7 @@
 First hundreds of trivial cells: time per cell and memory of the driver, in the first part of the run and later. Both
 should stay flat, because what grows with the number of cells decides how large a run can be. Then a few cells that
 report as often as they can: processor time of the driver per report, which decides how many cells can run at once.
+Last, a study with more and more trials: processor time of the driver for each proposal of a search.
 """
 
 import argparse
@@ -17,12 +18,16 @@ import tempfile
 import time
 from pathlib import Path
 
+import optuna
 import psutil
+
+from gems_ray.experiments.study import make_sampler
 
 SCRIPT = Path(__file__).parents[1] / "run_tune.py"
 PARTS = 10
 LOOK_EVERY_S = 0.5
 REPORTS_BEFORE, MEASURED_S = 100, 20.0
+TRIALS, PROPOSALS = (100, 500, 1000), 20
 
 
 def experiment(cells: int, updates: int, interval: int) -> dict[str, object]:
@@ -97,14 +102,37 @@ def measure_reports(folder: Path) -> None:
     print(f"{number / seconds:.0f} reports/s from 2 cells, driver: {each:.1f} ms of processor for each")
 
 
+def measure_proposals(folder: Path) -> None:
+    """Prints the processor time of a proposal of alpha and batch size, with results of so many trials before it."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    space = {
+        "alpha": optuna.distributions.FloatDistribution(0.1, 10, log=True),
+        "batch_size": optuna.distributions.CategoricalDistribution([64, 128, 256, 512]),
+    }
+    study = optuna.create_study(
+        storage=f"sqlite:///{folder / 'study.db'}", direction="maximize", sampler=make_sampler("random", 0)
+    )
+    for trials in TRIALS:
+        study.sampler = make_sampler("random", trials)  # quick, and its results serve as well
+        while len(study.trials) < trials:
+            trial = study.ask(space)
+            study.tell(trial, -abs(trial.params["alpha"] - 3))
+        study.sampler = make_sampler("tpe", 0)
+        begin = time.process_time()
+        for _ in range(PROPOSALS):
+            study.tell(study.ask(space), 0.0)
+        print(f"{trials} trials: {1000 * (time.process_time() - begin) / PROPOSALS:.0f} ms of processor for a proposal")
+
+
 def main() -> None:
-    """Both measurements."""
+    """All three measurements."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", type=int, default=500)
     cells = parser.parse_args().cells
     with tempfile.TemporaryDirectory() as name:
         measure_cells(Path(name), cells)
         measure_reports(Path(name))
+        measure_proposals(Path(name))
 
 
 if __name__ == "__main__":
