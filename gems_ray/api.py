@@ -230,7 +230,7 @@ class Run:
         Raises:
             RunFolderError: a file of the folder is damaged.
         """
-        from gems_ray.results.tables import cells_frame
+        from gems_ray.results.cells import cells_frame
 
         return cells_frame(self.folder)
 
@@ -240,7 +240,7 @@ class Run:
         Raises:
             RunFolderError: a file of the folder is damaged.
         """
-        from gems_ray.results.tables import metrics_frame
+        from gems_ray.results.curves import metrics_frame
 
         return metrics_frame(self.folder)
 

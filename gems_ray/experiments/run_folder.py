@@ -243,6 +243,11 @@ class RunFolder:
             raise RunFolderError(f"{self.path}: {what} `{text}`. Cells: {names or 'none'}.")
         return found[0]
 
+    def datasets(self) -> dict[str, DatasetFacts]:
+        """The dataset of every environment, as the run met it; empty before it began."""
+        record = read_record(self.path / DATASETS, Datasets)
+        return record.by_environment if record else {}
+
     def check_datasets(self, found: Mapping[str, DatasetFacts]) -> None:
         """Records the datasets of a run; a run that goes on must meet the same ones.
 
@@ -251,8 +256,7 @@ class RunFolder:
         Raises:
             RunFolderError: a dataset was changed since the run began.
         """
-        record = read_record(self.path / DATASETS, Datasets)
-        known = record.by_environment if record else {}
+        known = self.datasets()
         for environment, facts in found.items():
             before = known.get(environment, facts)
             if before.fingerprint != facts.fingerprint:
