@@ -17,7 +17,7 @@ Strata = Sequence[ArrayLike]
 Statistic = Callable[[Sequence[Values]], Values]
 
 REPLICATES = 2_000  # resamples of a bootstrap; the ends of an interval move by some percent of its width from R to R
-PERMUTATIONS = 10_000
+PERMUTATIONS = 5_000
 LEVEL = 0.95
 
 
