@@ -12,10 +12,10 @@ from gems_ray.results.cells import cells_frame
 from gems_ray.results.comparison import (
     BEST,
     CHECKPOINTS,
+    compared_cells,
     comparison_frame,
     overall_frame,
     references_of,
-    compared_cells,
 )
 from gems_ray.results.facts import facts
 from gems_ray.results.text_table import TextTable

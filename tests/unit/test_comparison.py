@@ -11,7 +11,7 @@ from gems_ray.experiments.check import check_experiment
 from gems_ray.experiments.records import CellResult, FinalEvaluations, Fingerprints, References
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.results.cells import cells_frame
-from gems_ray.results.comparison import _against_best, comparison_frame, overall_frame, references_of, compared_cells
+from gems_ray.results.comparison import _against_best, compared_cells, comparison_frame, overall_frame, references_of
 from gems_ray.results.comparison_tables import comparison_tables
 from gems_ray.results.statistics import holm
 from gems_ray.results.text_table import to_markdown

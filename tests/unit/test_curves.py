@@ -65,7 +65,7 @@ def test_files_that_hold_something_else(run, cell, content):
     assert len(curves_frame([run])) <= 1
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None)
 @given(st.binary(max_size=40))
 def test_whatever_the_file_holds_the_fast_way_reads_what_the_slow_one_does(run, cell, content):
     (cell.path / "metrics.csv").write_bytes(f"{HEADER}\n0,1,40\n".encode() + content)
