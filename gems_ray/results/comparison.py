@@ -74,7 +74,7 @@ def comparison_frame(cells: pd.DataFrame, references: Mapping[str, References | 
     for environment, here in cells.groupby("environment", sort=True):
         groups = list(here.groupby(["algorithm", "settings"], sort=True))
         for checkpoint in CHECKPOINTS:
-            returns = [_returns(group, checkpoint) for _, group in groups]
+            returns = [returns_of(group, checkpoint) for _, group in groups]
             against = _against_best([[values] for values in returns], welch=True)
             for (key, group), values, compared in zip(groups, returns, against, strict=True):
                 low, high = bootstrap_interval([values], pooled_interquartile_mean, _generator())
@@ -125,7 +125,7 @@ def overall_frame(cells: pd.DataFrame, references: Mapping[str, References | Non
     for checkpoint in CHECKPOINTS:
         strata = [
             [
-                scores(_returns(part, checkpoint), references.get(name))
+                scores(returns_of(part, checkpoint), references.get(name))
                 for name, part in zip(environments, parts, strict=True)
             ]
             for _, _, parts in groups
@@ -199,7 +199,15 @@ def _group_settings(cells: pd.DataFrame) -> list[str]:
     ]
 
 
-def _returns(group: pd.DataFrame, checkpoint: str) -> Values:
+def returns_of(group: pd.DataFrame, checkpoint: str) -> Values:
+    """Clicks per episode of the test users, one number for each cell that has them.
+
+    Args:
+        group: rows of `compared_cells`.
+        checkpoint: last or best.
+    Returns:
+        (n,).
+    """
     done = group[group["status"].isin(WITH_RESULT)]
     return done[f"{checkpoint}_return"].dropna().to_numpy(dtype=float)
 
