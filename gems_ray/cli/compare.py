@@ -25,7 +25,7 @@ def compare(
     from gems_ray.cli.console import print_line, visible
     from gems_ray.experiments.run_folder import RunFolder
     from gems_ray.results.difference_tables import difference_tables
-    from gems_ray.results.text_table import to_rich
+    from gems_ray.results.text_table import draw
 
     tables = difference_tables(RunFolder.open(run_a), RunFolder.open(run_b))
     console = Console(width=80, highlight=False)
@@ -35,7 +35,7 @@ def compare(
         for part in _parts(table):
             if part.title:
                 print_line(part.title)
-            console.print(to_rich(part, FOLDED[part.header[0]]))
+            console.print(draw(part, FOLDED[part.header[0]]))
         for note in table.notes:
             if not note.startswith(LEFT_OUT):
                 console.print(visible(note), markup=False)

@@ -156,6 +156,37 @@ def overall_frame(cells: pd.DataFrame, references: Mapping[str, References | Non
     return pd.DataFrame(rows)
 
 
+def alike(compared: pd.DataFrame) -> set[tuple[str, str, str]]:
+    """Environment, algorithm and checkpoint of what cannot be told apart from the best, and of that best one.
+
+    Args:
+        compared: of `comparison_frame`, of one run.
+    """
+    rows = [row for row in compared.to_dict("records") if row["verdict"] == ALIKE]
+    places = {(row["environment"], row["checkpoint"]) for row in rows}
+    rows += [
+        row
+        for row in compared.to_dict("records")
+        if row["verdict"] == BEST and (row["environment"], row["checkpoint"]) in places
+    ]
+    return {(row["environment"], row["algorithm"], row["checkpoint"]) for row in rows}
+
+
+def told_apart(compared: pd.DataFrame) -> list[str]:
+    """What can be said of the differences in a table, in lines of 80 columns.
+
+    Args:
+        compared: of `comparison_frame`.
+    """
+    verdicts = set(compared["verdict"]) if len(compared) else set()
+    lines = []
+    if ALIKE in verdicts:
+        lines.append("≈: the best, and what cannot be told apart from it (Welch's test, Holm, 5%).")
+    if UNTOLD in verdicts:
+        lines.append("Too few seeds to tell algorithms apart: two are needed, five are better.")
+    return lines
+
+
 def references_of(runs: Sequence[RunFolder], environments: Sequence[str]) -> dict[str, References | None]:
     """By environment, what the reference policies reached in the first run that knows it."""
     found: dict[str, References | None] = {}

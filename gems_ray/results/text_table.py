@@ -37,7 +37,7 @@ class TextTable:
     notes: Sequence[str] = ()
 
 
-def to_rich(table: TextTable, folded: Sequence[str] = ()) -> Table:
+def draw(table: TextTable, folded: Sequence[str] = ()) -> Table:
     """A table for the terminal: what repeats in the first column is left out, and nothing in it is markup.
 
     Args:
