@@ -48,7 +48,7 @@ def print_tables(run: "RunFolder") -> None:
         shown = search.to_rich(run)
         notes = search.notes(run, search.trials_frame(run)) + search.told_apart(run)
     else:
-        cells = comparison.compared_cells([run])
+        cells = comparison.tested_cells([run])
         frame = tables.result_frame(run, cells)
         compared = comparison.comparison_frame(cells, comparison.references_of([run], list(cells["environment"])))
         alike = comparison.alike(compared)

@@ -38,7 +38,7 @@ BEST, WORSE, ALIKE, UNTOLD, ALONE = "best", "worse", "not told apart", "too few 
 SEED = 0  # of the resamples: the same folder gives the same table; anew for each number, so that rows do not matter
 
 
-def compared_cells(runs: Sequence[RunFolder], cells: pd.DataFrame | None = None) -> pd.DataFrame:
+def tested_cells(runs: Sequence[RunFolder], cells: pd.DataFrame | None = None) -> pd.DataFrame:
     """The cells whose test returns can be compared, with what tells their groups apart in the column `settings`.
 
     Of a search these are the candidates on fresh seeds: what chose a trial cannot judge it. A cell that stands in
@@ -62,7 +62,7 @@ def comparison_frame(cells: pd.DataFrame, references: Mapping[str, References | 
     """One row per environment, group and checkpoint.
 
     Args:
-        cells: of `compared_cells`.
+        cells: of `tested_cells`.
         references: by environment, what the reference policies reached.
     Returns:
         `mean`, `std`, `iqm` with `iqm_low` and `iqm_high` (95%), in clicks per episode; `score` of the mean;
@@ -107,7 +107,7 @@ def overall_frame(cells: pd.DataFrame, references: Mapping[str, References | Non
     Only groups with a score in every environment stand here; there is none with a single environment.
 
     Args:
-        cells: of `compared_cells`.
+        cells: of `tested_cells`.
         references: by environment; without them there are no scores.
     Returns:
         `mean` and `iqm` of the scores with 95% intervals from resamples within the environments; `p_value` of a
@@ -234,7 +234,7 @@ def returns_of(group: pd.DataFrame, checkpoint: str) -> Values:
     """Clicks per episode of the test users, one number for each cell that has them.
 
     Args:
-        group: rows of `compared_cells`.
+        group: rows of `tested_cells`.
         checkpoint: last or best.
     Returns:
         (n,).

@@ -12,10 +12,10 @@ from gems_ray.results.cells import cells_frame
 from gems_ray.results.comparison import (
     BEST,
     CHECKPOINTS,
-    compared_cells,
     comparison_frame,
     overall_frame,
     references_of,
+    tested_cells,
 )
 from gems_ray.results.facts import facts
 from gems_ray.results.text_table import TextTable
@@ -47,7 +47,7 @@ def comparison_tables(runs: Sequence[RunFolder]) -> list[TextTable]:
         RunFolderError: a file of a folder is damaged.
     """
     cells = cells_frame(*runs)
-    tested = compared_cells(runs, cells)
+    tested = tested_cells(runs, cells)
     references = references_of(runs, sorted(tested["environment"].unique()))
     return tables_of(tested, references, facts(runs, cells))
 
@@ -58,7 +58,7 @@ def tables_of(
     """The same from frames that were made already.
 
     Args:
-        cells: of `compared_cells`.
+        cells: of `tested_cells`.
         references: by environment.
         described: what stands under the tables, of `facts`.
     """

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from gems_ray.experiments.run_folder import RunFolder
-from gems_ray.results.comparison import CHECKPOINTS, SIGNIFICANT, compared_cells, returns_of
+from gems_ray.results.comparison import CHECKPOINTS, SIGNIFICANT, returns_of, tested_cells
 from gems_ray.results.settings import flat
 from gems_ray.results.statistics import (
     Values,
@@ -79,7 +79,7 @@ def only_in(one: RunFolder, other: RunFolder) -> list[str]:
 def repeated_cells(one: RunFolder, other: RunFolder) -> tuple[int, list[str]]:
     """How many cells were tested in both runs, and the names of those that did not give the same numbers."""
     columns = ["last_return", "best_return"]
-    tested = [compared_cells([run]).set_index("cell")[columns].dropna() for run in (one, other)]
+    tested = [tested_cells([run]).set_index("cell")[columns].dropna() for run in (one, other)]
     both = tested[0].index.intersection(tested[1].index)
     same = (tested[0].loc[both] == tested[1].loc[both]).all(axis=1)
     return len(both), sorted(both[~same.to_numpy()])
@@ -111,7 +111,7 @@ def _second_less_first(strata: Sequence[Values]) -> Values:
 
 
 def _groups(run: RunFolder) -> dict[tuple[str, str, str], pd.DataFrame]:
-    groups = compared_cells([run]).groupby(["environment", "algorithm", "settings"], sort=True)
+    groups = tested_cells([run]).groupby(["environment", "algorithm", "settings"], sort=True)
     return {(str(key[0]), str(key[1]), str(key[2])): group for key, group in groups}
 
 

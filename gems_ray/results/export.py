@@ -9,7 +9,7 @@ from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.files import write_text_atomically
 from gems_ray.results import search, tables
 from gems_ray.results.cells import cells_frame, rounded
-from gems_ray.results.comparison import compared_cells, comparison_frame, overall_frame, references_of
+from gems_ray.results.comparison import comparison_frame, overall_frame, references_of, tested_cells
 from gems_ray.results.comparison_tables import tables_of
 from gems_ray.results.curves import curves_frame
 from gems_ray.results.facts import facts
@@ -42,7 +42,7 @@ def export_runs(runs: Sequence[RunFolder], folder: Path, formats: Sequence[Forma
         ConfigError: the package for a format is not installed.
     """
     cells = cells_frame(*runs)
-    tested = compared_cells(runs, cells)
+    tested = tested_cells(runs, cells)
     references = references_of(runs, sorted(tested["environment"].unique()))
     described = facts(runs, cells)
     compared = tables_of(tested, references, described)

@@ -17,7 +17,7 @@ from gems_ray.experiments.records import CellResult
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.files import write_text_atomically
 from gems_ray.results.cells import cells_frame
-from gems_ray.results.comparison import ALIKE, BEST, UNTOLD, compared_cells, comparison_frame
+from gems_ray.results.comparison import ALIKE, BEST, UNTOLD, comparison_frame, tested_cells
 from gems_ray.results.facts import facts
 from gems_ray.results.tables import markdown_facts
 from gems_ray.results.text_table import TextTable, markdown_table
@@ -189,7 +189,7 @@ def notes(run: RunFolder, trials: pd.DataFrame) -> list[str]:
 def told_apart(run: RunFolder) -> list[str]:
     """Which candidates the test users cannot tell apart from the best, a sentence for each environment."""
     label = {name: candidate.label for candidate in run.candidates() or [] for name in candidate.cells}
-    compared = comparison_frame(compared_cells([run]), {})
+    compared = comparison_frame(tested_cells([run]), {})
     if compared.empty:
         return []
     last = compared[compared["checkpoint"] == "last"]

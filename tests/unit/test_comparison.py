@@ -10,8 +10,9 @@ from gems_ray.experiments.cell_folder import DIVERGED, FAILED, FINISHED
 from gems_ray.experiments.check import check_experiment
 from gems_ray.experiments.records import CellResult, FinalEvaluations, Fingerprints, References
 from gems_ray.experiments.run_folder import RunFolder
+from gems_ray.results import comparison
 from gems_ray.results.cells import cells_frame
-from gems_ray.results.comparison import _against_best, compared_cells, comparison_frame, overall_frame, references_of
+from gems_ray.results.comparison import _against_best, comparison_frame, overall_frame, references_of
 from gems_ray.results.comparison_tables import comparison_tables
 from gems_ray.results.statistics import holm, welch_test
 from gems_ray.results.text_table import to_markdown
@@ -48,7 +49,7 @@ def run(tmp_path):
 
 
 def compare(*runs):
-    cells = compared_cells(runs)
+    cells = comparison.tested_cells(runs)
     references = references_of(runs, sorted(cells["environment"].unique()))
     return comparison_frame(cells, references), overall_frame(cells, references)
 
@@ -90,7 +91,7 @@ def test_all_environments_by_hand(run):
 def test_the_same_folder_gives_the_same_table(run):
     one, again = compare(run), compare(run)
     assert one[0].equals(again[0]) and one[1].equals(again[1])
-    cells = compared_cells([run])
+    cells = comparison.tested_cells([run])
     fewer = comparison_frame(cells[cells["algorithm"] != "iql"], references_of([run], ["diffuse_mix"]))
     columns = ["mean", "iqm_low", "iqm_high"]
     both = [frame[frame["algorithm"] == "bc"][columns].to_numpy().tolist() for frame in (one[0], fewer)]
@@ -163,7 +164,7 @@ def test_a_cell_that_stands_in_two_runs_counts_once(run, tmp_path):
     both = cells_frame(again, run)
     assert len(both) == 18 + 6
     assert set(both["run"]) == {str(run.path), str(again.path)}  # two folders of one name
-    cells = compared_cells([again, run])
+    cells = comparison.tested_cells([again, run])
     assert len(cells) == 18
     assert set(cells["status"]) == {FINISHED}
 
