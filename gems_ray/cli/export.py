@@ -1,26 +1,38 @@
-"""`run_tune.py export`: tables of a run, without ray or torch."""
+"""`run_tune.py export`: tables of runs, without ray or torch."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gems_ray.errors import ConfigError
+from gems_ray.results.format_names import STANDARD, Format
+
 if TYPE_CHECKING:
     from gems_ray.experiments.run_folder import RunFolder
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
-    output: Annotated[Path | None, typer.Option(help="Folder of the tables [default: the run folder].")] = None,
+    runs: Annotated[list[Path], typer.Argument(help="Run folders.", metavar="RUN...", show_default=False)],
+    output: Annotated[
+        Path | None, typer.Option(help="Folder of the tables; several runs need one [default: the run folder].")
+    ] = None,
+    formats: Annotated[
+        list[Format] | None,
+        typer.Option("--format", help="Once for each format [default: csv, markdown].", show_default=False),
+    ] = None,
 ) -> None:
-    """Write the tables of a run again and print the result."""
+    """Write cells, learning curves, results and comparison of runs as tables, and print the result."""
     from gems_ray.cli.console import print_line
     from gems_ray.experiments.run_folder import RunFolder
-    from gems_ray.results.export import write_tables
+    from gems_ray.results.export import export_runs
 
-    folder = RunFolder.open(run)
-    print_tables(folder)
-    for path in write_tables(folder, output or run):
+    folders = [RunFolder.open(run) for run in dict.fromkeys(runs)]
+    if output is None and len(folders) > 1:
+        raise ConfigError("export: several runs, and no folder for their tables. Choose one with --output.")
+    for folder in folders:
+        print_tables(folder)
+    for path in export_runs(folders, output or folders[0].path, formats or STANDARD):
         print_line(f"Wrote {path}")
 
 
@@ -28,15 +40,19 @@ def print_tables(run: "RunFolder") -> None:
     """Prints the result of a run."""
     from rich.console import Console
 
-    from gems_ray.results import search, tables
+    from gems_ray.results import comparison, search, tables
 
     console = Console(width=80, highlight=False)
     console.print()
     if run.experiment().search:
-        shown, notes = search.to_rich(run), search.notes(run, search.trials_frame(run))
+        shown = search.to_rich(run)
+        notes = search.notes(run, search.trials_frame(run)) + search.told_apart(run)
     else:
-        frame = tables.result_frame(run)
-        shown, notes = [tables.to_rich(frame)], tables.notes(frame)
+        cells = comparison.tested_cells([run])
+        frame = tables.result_frame(run, cells)
+        compared = comparison.comparison_frame(cells, comparison.references_of([run], list(cells["environment"])))
+        alike = comparison.alike(compared)
+        shown, notes = [tables.to_rich(frame, alike)], tables.notes(frame) + comparison.told_apart(compared)
     for table in shown:
         console.print(table)
     for note in notes:

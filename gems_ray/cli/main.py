@@ -10,6 +10,7 @@ from rich.console import Console
 
 from gems_ray.cli import jobs, world
 from gems_ray.cli.collect import collect
+from gems_ray.cli.compare import compare
 from gems_ray.cli.console import visible
 from gems_ray.cli.dashboard import dashboard
 from gems_ray.cli.export import export
@@ -36,7 +37,21 @@ app = typer.Typer(
 )
 app.add_typer(world.app, name="world")
 app.add_typer(jobs.app, name="jobs")
-for command in (collect, train, grid, search, plan, status, logs, dashboard, resume, submit, export, init_configs):
+for command in (
+    collect,
+    train,
+    grid,
+    search,
+    plan,
+    status,
+    logs,
+    dashboard,
+    resume,
+    submit,
+    export,
+    compare,
+    init_configs,
+):
     app.command(cls=SettingsCommand if command is train else None)(command)
 
 

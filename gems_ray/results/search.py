@@ -16,7 +16,11 @@ from gems_ray.experiments.objectives import FQE, RETURN, result_value
 from gems_ray.experiments.records import CellResult
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.files import write_text_atomically
-from gems_ray.results.tables import markdown_table
+from gems_ray.results.cells import cells_frame
+from gems_ray.results.comparison import ALIKE, BEST, UNTOLD, comparison_frame, tested_cells
+from gems_ray.results.facts import facts
+from gems_ray.results.tables import markdown_facts
+from gems_ray.results.text_table import TextTable, markdown_table
 
 
 def trials_frame(run: RunFolder) -> pd.DataFrame:
@@ -106,18 +110,37 @@ def rank_correlation(trials: pd.DataFrame) -> float | None:
 
 def export(run: RunFolder, folder: Path) -> list[Path]:
     """Writes trials.csv, candidates.csv and table.md; returns their paths."""
-    found = read_trials(run, _objectives(run))
-    trials, tried = _trials_frame(found, _objectives(run)), _candidates_frame(run, found)
-    header, rows = _display(tried)
-    markdown = markdown_table(header, rows, left=2) + "\n" + "\n".join(notes(run, trials)) + "\n"
-    texts = {
-        "trials.csv": trials.round(dict.fromkeys((*_objectives(run), FQE, RETURN), 4)).to_csv(index=False),
-        "candidates.csv": tried.round(3).to_csv(index=False),
-        "table.md": markdown,
-    }
+    texts = {f"{name}.csv": frame.to_csv(index=False) for name, frame in frames(run).items()}
+    texts["table.md"] = to_markdown(run, facts([run], cells_frame(run)))
     for name, text in texts.items():
         write_text_atomically(folder / name, text)
     return [folder / name for name in texts]
+
+
+def frames(run: RunFolder) -> dict[str, pd.DataFrame]:
+    """Trials and candidates, with as many decimals as their numbers mean."""
+    found = read_trials(run, _objectives(run))
+    trials = _trials_frame(found, _objectives(run)).round(dict.fromkeys((*_objectives(run), FQE, RETURN), 4))
+    return {"trials": trials, "candidates": _candidates_frame(run, found).round(3)}
+
+
+def to_markdown(run: RunFolder, described: Sequence[str]) -> str:
+    """The candidates as GitHub Markdown.
+
+    Args:
+        run: of a search.
+        described: where the numbers come from, of `facts`.
+    """
+    (table,) = text_tables(run)
+    text = markdown_table(table.header, table.rows, left=2) + "\n" + "\n".join(table.notes) + "\n"
+    return "\n".join([text, *markdown_facts(described)])
+
+
+def text_tables(run: RunFolder) -> list[TextTable]:
+    """The candidates as people read them."""
+    found = read_trials(run, _objectives(run))
+    header, rows = _display(_candidates_frame(run, found))
+    return [TextTable("Candidates", header, rows, notes=notes(run, _trials_frame(found, _objectives(run))))]
 
 
 def to_rich(run: RunFolder) -> list[Table]:
@@ -160,6 +183,22 @@ def notes(run: RunFolder, trials: pd.DataFrame) -> list[str]:
     correlation = rank_correlation(trials)
     if correlation is not None:
         lines.append(f"fqe ranks the trials like the return in the simulator with Spearman's {correlation:.2f}.")
+    return lines
+
+
+def told_apart(run: RunFolder) -> list[str]:
+    """Which candidates the test users cannot tell apart from the best, a sentence for each environment."""
+    label = {name: candidate.label for candidate in run.candidates() or [] for name in candidate.cells}
+    compared = comparison_frame(tested_cells([run]), {})
+    if compared.empty:
+        return []
+    last = compared[compared["checkpoint"] == "last"]
+    last = last.assign(label=[label[cells.split()[0]] for cells in last["cells"]])
+    lines = ["Too few seeds to tell candidates apart."] if (last["verdict"] == UNTOLD).any() else []
+    for environment, rows in last.groupby("environment", sort=True):
+        best, alike = (rows[rows["verdict"] == verdict]["label"].tolist() for verdict in (BEST, ALIKE))
+        if alike:
+            lines.append(f"{environment}: {', '.join(alike)} cannot be told apart from the best, {best[0]}.")
     return lines
 
 

@@ -1,182 +1,23 @@
-"""The result table of a run: per environment and algorithm, mean and deviation over seeds of the test return.
-
-A column of the cells is one `Column` below; with a heading it stands in the table of diagnostics too.
-"""
+"""The result table of a run: per environment and algorithm, mean and deviation over seeds of the test return."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Container, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 from rich.table import Table
 
-from gems_ray.experiments.cell_folder import DIVERGED, WITH_RESULT, CellFolder
-from gems_ray.experiments.records import (
-    REFERENCE_POLICIES,
-    CellDescription,
-    CellResult,
-    FinalEvaluations,
-    References,
-    Report,
-    ValidationReturns,
-)
+from gems_ray.experiments.cell_folder import DIVERGED, WITH_RESULT
+from gems_ray.experiments.records import REFERENCE_POLICIES, References
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.files import write_text_atomically
-from gems_ray.metrics import CLONING_ERROR, Q_ABOVE_BOUND, Q_BOUND, Q_DATASET, Q_POLICY, Q_RANDOM, STEP, TD_ERROR
+from gems_ray.results.cells import DIAGNOSTICS, cells_frame, rounded
+from gems_ray.results.facts import facts
+from gems_ray.results.text import escape_markdown
+from gems_ray.results.text_table import TextTable, draw, markdown_table
 
-
-@dataclass(frozen=True, slots=True)
-class CellRecords:
-    """What the run folder says of a cell, at one moment."""
-
-    name: str
-    status: str
-    description: CellDescription
-    result: CellResult | None
-    validation: ValidationReturns | None
-    test: FinalEvaluations | None
-    report: Report  # the last one
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column of the cells.
-
-    Args:
-        name: in data frames and CSV files.
-        value: of a cell, from its records; None where it was not measured.
-        heading: in the table of diagnostics, which shows means over seeds; empty for a column that is not shown there.
-        form: of the number there.
-        note: what stands under that table.
-    """
-
-    name: str
-    value: Callable[[CellRecords], Any]
-    heading: str = ""
-    form: str = ".1f"
-    note: str = ""
-
-
-REPORT_COLUMNS = (
-    Column("q_dataset", lambda cell: cell.report.get(Q_DATASET), "Q data"),
-    Column("q_policy", lambda cell: cell.report.get(Q_POLICY), "Q policy"),
-    Column(
-        "q_random",
-        lambda cell: cell.report.get(Q_RANDOM),
-        "Q random",
-        note="Q data, Q policy, Q random: mean value of the dataset's, the policy's and uniform actions.",
-    ),
-    Column(
-        "q_bound",
-        lambda cell: cell.report.get(Q_BOUND),
-        "bound",
-        note="bound: highest discounted return-to-go of the dataset, which no honest Q passes;",
-    ),
-    Column(
-        "q_above_bound",
-        lambda cell: cell.report.get(Q_ABOVE_BOUND),
-        "above",
-        ".0%",
-        "above: share of Q beyond it.",
-    ),
-    Column("td_error", lambda cell: cell.report.get(TD_ERROR)),
-    Column(
-        "cloning_error",
-        lambda cell: cell.report.get(CLONING_ERROR),
-        "cloning",
-        ".3f",
-        "cloning: mean squared distance of policy and dataset actions.",
-    ),
-)
-TEST_COLUMNS = (
-    Column("distinct_items_per_slate", lambda cell: cell.test and cell.test.last.distinct_items_per_slate),
-    Column(
-        "distinct_slates",
-        lambda cell: cell.test and cell.test.last.distinct_slates,
-        "slates",
-        ".0f",
-        "slates: different slates shown to all test users;",
-    ),
-    Column(
-        "repeated_slates",
-        lambda cell: cell.test and cell.test.last.repeated_slates,
-        "repeated",
-        ".0%",
-        "repeated: share of slates that a user had seen before;",
-    ),
-    Column(
-        "catalogue_coverage",
-        lambda cell: cell.test and cell.test.last.catalogue_coverage,
-        "items",
-        ".0%",
-        "items: share of the catalogue that was shown.",
-    ),
-    Column("topic_entropy", lambda cell: cell.test and cell.test.last.topic_entropy),
-    Column("bored_topics", lambda cell: cell.test and cell.test.last.bored_topics),
-)
-COLUMNS = (
-    Column("environment", lambda cell: cell.description.environment),
-    Column("algorithm", lambda cell: cell.description.algorithm),
-    Column("seed", lambda cell: cell.description.seed),
-    Column("status", lambda cell: cell.status),
-    Column("updates", lambda cell: cell.result.updates if cell.result else cell.report.get(STEP, 0)),
-    Column("last_return", lambda cell: cell.test and cell.test.last.return_mean),
-    Column("last_return_se", lambda cell: cell.test and cell.test.last.return_se),
-    Column("best_return", lambda cell: cell.test and cell.test.best.return_mean),
-    Column("best_return_se", lambda cell: cell.test and cell.test.best.return_se),
-    Column("best_updates", lambda cell: cell.result and cell.result.best_updates),
-    Column("validation_last", lambda cell: cell.validation and cell.validation.last),
-    Column("validation_best", lambda cell: cell.validation and cell.validation.best),
-    *TEST_COLUMNS,
-    Column("test_users", lambda cell: cell.test and cell.test.last.users),
-    Column("dataset", lambda cell: cell.description.dataset.file or cell.description.dataset.quality),
-    Column("dataset_fingerprint", lambda cell: cell.result and cell.result.fingerprints.dataset),
-    Column("world_fingerprint", lambda cell: cell.result and cell.result.fingerprints.world),
-    *REPORT_COLUMNS,
-    Column("seconds", lambda cell: cell.result and cell.result.seconds),
-    Column("reason", lambda cell: cell.result and cell.result.reason),
-    Column("cell", lambda cell: cell.name),
-)
-DIAGNOSTICS = tuple(column for column in (*REPORT_COLUMNS, *TEST_COLUMNS) if column.heading)
-KEYS = ("environment", "algorithm", "seed")
-
-
-def cells_frame(run: RunFolder) -> pd.DataFrame:
-    """One row per cell: what it was, how it ended, what it scored.
-
-    Returns are means over the test users; `validation_best` chose the best checkpoint.
-    """
-    cells = [_read_cell(folder) for folder in run.cells()]
-    rows = [{column.name: column.value(cell) for column in COLUMNS} for cell in cells]
-    return pd.DataFrame(rows, columns=[column.name for column in COLUMNS]).sort_values([*KEYS], ignore_index=True)
-
-
-def metrics_frame(run: RunFolder) -> pd.DataFrame:
-    """One row per report of a cell: `cell`, `environment`, `algorithm`, `seed`, then the metrics as numbers.
-
-    The metrics have their names in gems_ray/metrics.py; NaN stands where one was not measured.
-    """
-    rows: list[dict[str, Any]] = []
-    for folder in run.cells():
-        description = folder.description
-        keys = {"cell": folder.path.name, **{key: getattr(description, key) for key in KEYS}}
-        rows += [{**keys, **report} for report in folder.metrics()]
-    return pd.DataFrame(rows, columns=None if rows else ["cell", *KEYS, STEP])
-
-
-def _read_cell(folder: CellFolder) -> CellRecords:
-    description, result = folder.description, folder.result()
-    return CellRecords(
-        name=folder.path.name,
-        status=folder.status_by(result),
-        description=description,
-        result=result,
-        validation=result.validation if result else None,
-        test=result.test if result else None,
-        report=folder.last_report(result),
-    )
+DIAGNOSTICS_NOTES = ("Means over seeds at the last checkpoint.", *(c.note for c in DIAGNOSTICS if c.note))
 
 
 def result_frame(run: RunFolder, cells: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -232,7 +73,7 @@ def export(run: RunFolder, folder: Path) -> list[Path]:
     """Writes table.csv, table.md and cells.csv; returns their paths."""
     cells = cells_frame(run)
     table = result_frame(run, cells)
-    texts = {"table.csv": table.round(3).to_csv(index=False), "table.md": to_markdown(table)}
+    texts = {"table.csv": table.round(3).to_csv(index=False), "table.md": to_markdown(table, facts([run], cells))}
     for name, text in texts.items():
         write_text_atomically(folder / name, text)
     return [*(folder / name for name in texts), export_cells(run, folder, cells)]
@@ -241,41 +82,59 @@ def export(run: RunFolder, folder: Path) -> list[Path]:
 def export_cells(run: RunFolder, folder: Path, cells: pd.DataFrame | None = None) -> Path:
     """Writes cells.csv; returns its path."""
     cells = cells_frame(run) if cells is None else cells
-    write_text_atomically(folder / "cells.csv", cells.to_csv(index=False))
+    write_text_atomically(folder / "cells.csv", rounded(cells).to_csv(index=False))
     return folder / "cells.csv"
 
 
-def to_markdown(table: pd.DataFrame) -> str:
-    """The table and the diagnostics as GitHub Markdown."""
+def to_markdown(table: pd.DataFrame, described: Sequence[str] = ()) -> str:
+    """The table and the diagnostics as GitHub Markdown.
+
+    Args:
+        table: of `result_frame`.
+        described: where the numbers come from, of `facts`.
+    """
     parts = [markdown_table(*_display(table)), " ".join(notes(table)) + "\n"]
     header, rows = _display_diagnostics(table)
     if rows:
-        words = ["Means over seeds at the last checkpoint.", *(column.note for column in DIAGNOSTICS if column.note)]
-        parts += [markdown_table(header, rows), " ".join(words) + "\n"]
-    return "\n".join(parts)
+        parts += [markdown_table(header, rows), " ".join(DIAGNOSTICS_NOTES) + "\n"]
+    return "\n".join([*parts, *markdown_facts(described)])
 
 
-def markdown_table(header: list[str], rows: list[list[str]], left: int = 2) -> str:
-    """A table of GitHub Markdown whose first `left` columns hold words."""
-    lines = [header, ["---"] * left + ["---:"] * (len(header) - left), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+def markdown_facts(described: Sequence[str]) -> list[str]:
+    """What stands at the end of a page of Markdown."""
+    return ["".join(f"- {escape_markdown(line)}\n" for line in described)] if described else []
 
 
-def to_rich(table: pd.DataFrame) -> Table:
-    """The table for a terminal of 80 columns."""
+def text_tables(table: pd.DataFrame) -> list[TextTable]:
+    """The table and the diagnostics as people read them."""
+    shown = [TextTable("Result", *_display(table), notes=notes(table))]
+    header, rows = _display_diagnostics(table)
+    return [*shown, TextTable("Diagnostics", header, rows, notes=DIAGNOSTICS_NOTES)] if rows else shown
+
+
+def to_rich(table: pd.DataFrame, alike: Container[tuple[str, str, str]] = ()) -> Table:
+    """The table for a terminal of 80 columns.
+
+    Args:
+        table: of `result_frame`.
+        alike: environment, algorithm and checkpoint of what cannot be told apart from the best; such a mean is marked.
+    """
     header, rows = _display(table)
-    drawn = Table(box=None, pad_edge=False)
-    for index, name in enumerate(header):
-        folds = name == "algorithm"  # the only name that may be too long for 80 columns
-        justify: Literal["left", "right"] = "left" if index < 2 else "right"
-        drawn.add_column(name, justify=justify, no_wrap=not folds, overflow="fold" if folds else "ellipsis")
-    environment = None
-    for row in rows:
-        if environment not in (None, row[0]):
-            drawn.add_section()
-        drawn.add_row(row[0] if row[0] != environment else "", *row[1:])
-        environment = row[0]
-    return drawn
+    marked = [
+        [f"{cell}{_mark(row, CHECKPOINT_COLUMNS[index], alike)}" if index in CHECKPOINT_COLUMNS else cell
+         for index, cell in enumerate(row)]
+        for row in rows
+    ]  # fmt: skip
+    return draw(TextTable("", header, marked), folded=("algorithm",))
+
+
+CHECKPOINT_COLUMNS = {2: "last", 4: "best"}
+
+
+def _mark(row: Sequence[str], checkpoint: str, alike: Container[tuple[str, str, str]]) -> str:
+    if not alike:
+        return ""
+    return " ≈" if (row[0], row[1], checkpoint) in alike else "  "
 
 
 def _score(value: float, references: References | None) -> float:

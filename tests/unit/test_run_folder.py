@@ -15,7 +15,7 @@ from gems_ray.experiments.check import check_experiment, load_experiment
 from gems_ray.experiments.progress import read_cell, read_progress
 from gems_ray.experiments.records import REFERENCE_POLICIES, CellDescription, CellResult, DatasetFacts
 from gems_ray.experiments.run_folder import RunFolder
-from gems_ray.results.tables import cells_frame
+from gems_ray.results.cells import cells_frame
 from gems_ray.yaml_file import _parse_part
 from tests.unit.conftest import MACHINE, evaluation, make_run
 
