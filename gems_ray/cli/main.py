@@ -17,6 +17,7 @@ from gems_ray.cli.grid import grid
 from gems_ray.cli.init_configs import init_configs
 from gems_ray.cli.logs import logs
 from gems_ray.cli.plan import plan
+from gems_ray.cli.plot import plot
 from gems_ray.cli.resume import resume
 from gems_ray.cli.search import search
 from gems_ray.cli.settings import SettingsCommand
@@ -36,7 +37,21 @@ app = typer.Typer(
 )
 app.add_typer(world.app, name="world")
 app.add_typer(jobs.app, name="jobs")
-for command in (collect, train, grid, search, plan, status, logs, dashboard, resume, submit, export, init_configs):
+for command in (
+    collect,
+    train,
+    grid,
+    search,
+    plan,
+    status,
+    logs,
+    dashboard,
+    resume,
+    submit,
+    export,
+    plot,
+    init_configs,
+):
     app.command(cls=SettingsCommand if command is train else None)(command)
 
 
