@@ -12,6 +12,8 @@ from gems_ray.results.cells import cells_frame, run_names
 from gems_ray.results.comparison import references_of, scores, tested_cells
 from gems_ray.results.curves import curves_frame
 
+LONGEST_SETTINGS = 48  # letters, in the name of a group
+
 
 class Results:
     """The results of runs at one moment; each part is read when it is first asked for.
@@ -94,7 +96,29 @@ class Results:
         return cells
 
 
+def group_names(cells: pd.DataFrame) -> dict[tuple[str, str], str]:
+    """What the groups are called, by algorithm and settings.
+
+    `td3_bc`, or `td3_bc: alpha 0.5` where there are several of the algorithm. Where the settings would be too long,
+    `td3_bc (grid)` by the name of their run, or a number if that does not tell them apart.
+
+    Args:
+        cells: with `algorithm`, `settings` and `run`.
+    """
+    found: dict[tuple[str, str], str] = {}
+    for algorithm, here in cells.groupby("algorithm", sort=True):
+        runs = {str(settings): sorted(group["run"].unique()) for settings, group in here.groupby("settings", sort=True)}
+        by_run = len({tuple(names) for names in runs.values()}) == len(runs) and all(len(n) == 1 for n in runs.values())
+        for number, (settings, names) in enumerate(runs.items(), start=1):
+            name = f"{algorithm}: {settings}" if settings else str(algorithm)
+            if len(settings) > LONGEST_SETTINGS:
+                name = f"{algorithm} ({names[0]})" if by_run else f"{algorithm} #{number}"
+            found[str(algorithm), settings] = name
+    return found
+
+
 def _groups(cells: pd.DataFrame) -> list[str]:
-    """What a group is called: `td3_bc`, or `td3_bc: alpha 0.5` where there are several of the algorithm."""
-    pairs = zip(cells["algorithm"], cells["settings"], strict=True)
-    return [f"{algorithm}: {settings}" if settings else str(algorithm) for algorithm, settings in pairs]
+    names = group_names(cells)
+    return [
+        names[algorithm, settings] for algorithm, settings in zip(cells["algorithm"], cells["settings"], strict=True)
+    ]
