@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from gems_ray.errors import RunFolderError
 from gems_ray.experiments.cell_folder import CellFolder
@@ -16,7 +16,8 @@ from gems_ray.experiments.records import (
     References,
     TrialRecord,
 )
-from gems_ray.experiments.run_folder import CELLS, TRIALS, RunFolder
+from gems_ray.experiments.run_folder import CELLS, EXPERIMENT, TRIALS, RunFolder
+from gems_ray.experiments.spec import Experiment
 from gems_ray.machine import MachineReport
 from gems_ray.record import read_record
 
@@ -70,14 +71,17 @@ class ReadableCell(CellFolder):
 class ReadableRun(RunFolder):
     """A run folder of which damaged files are left out; `gaps` names them once they were asked for.
 
-    Only its experiment must be whole: without it, nobody knows what the run was.
+    Only its experiment must be whole: without it, nobody knows what the run was. Experiment and cells are read once:
+    who wants to see what has changed since opens the run anew.
 
     Args:
         path: the folder.
         gaps: what could not be read so far.
+        known: experiment and cells, once they were read.
     """
 
     gaps: Gaps = field(default_factory=Gaps)
+    known: dict[str | Path, Any] = field(default_factory=dict, compare=False)
 
     @classmethod
     def open(cls, path: Path) -> "ReadableRun":
@@ -88,15 +92,30 @@ class ReadableRun(RunFolder):
         """
         return cls(RunFolder.open(path).path)
 
+    def experiment(self) -> Experiment:
+        """What was asked for.
+
+        Raises:
+            RunFolderError: the file is damaged.
+        """
+        if EXPERIMENT not in self.known:
+            self.known[EXPERIMENT] = RunFolder(self.path).experiment()
+        return self.known[EXPERIMENT]
+
     def cell(self, name: str) -> ReadableCell:
         """The folder of a cell."""
         path = self.path / CELLS / name
-        return ReadableCell(path, self.gaps, self.gaps.read(lambda: CellFolder(path).description, None))
+        if path not in self.known:
+            description = self.gaps.read(lambda: CellFolder(path).description, None)
+            self.known[path] = ReadableCell(path, self.gaps, description)
+        return self.known[path]
 
     def cells(self) -> list[CellFolder]:
         """The experiment's own cells whose description can be read, in the order of their names."""
-        found = [self.cell(folder.path.name) for folder in RunFolder.cells(self)]
-        return [folder for folder in found if folder.known is not None]
+        if CELLS not in self.known:
+            found = [self.cell(folder.path.name) for folder in RunFolder.cells(self)]
+            self.known[CELLS] = [folder for folder in found if folder.known is not None]
+        return list(self.known[CELLS])
 
     def machine(self) -> MachineReport | None:
         """Versions and hardware; None where that was lost."""

@@ -12,6 +12,7 @@ from gems_ray.results.cells import cells_frame, run_names
 from gems_ray.results.comparison import references_of, scores, tested_cells
 from gems_ray.results.curves import curves_frame
 
+PLACE = ["environment", "group", "run", "cell", "seed"]  # of a curve
 LONGEST_SETTINGS = 48  # letters, in the name of a group
 
 
@@ -79,11 +80,14 @@ class Results:
         Args:
             metric: of gems_ray/metrics.py.
         """
-        columns = ["environment", "group", "run", "cell", "seed"]
-        if metric not in self.curves:
-            return pd.DataFrame(columns=[*columns, STEP, metric])
-        found = self.curves[["run", "cell", STEP, metric]].dropna()
-        return self.shown[columns].merge(found, on=["run", "cell"])
+        columns = [*PLACE, STEP, metric]
+        return self._drawn[columns].dropna(subset=[metric]) if metric in self.curves else pd.DataFrame(columns=columns)
+
+    @cached_property
+    def _drawn(self) -> pd.DataFrame:
+        """The curves of the shown cells, with their groups."""
+        own = [name for name in self.curves.columns if name not in PLACE or name in ("run", "cell")]
+        return self.shown[PLACE].merge(self.curves[own], on=["run", "cell"])
 
     def _with_scores(self, cells: pd.DataFrame) -> pd.DataFrame:
         for kind in ("last", "best"):

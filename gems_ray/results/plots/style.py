@@ -101,8 +101,8 @@ def finish(figure: Figure, note: str, axes: Sequence[Axes]) -> Figure:
         return figure
     columns = max(1, min(8, int(figure.get_figwidth() * 13 // (max(map(len, handles)) + 8))))
     legend = figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, fontsize=8)
-    legend.set_title(text, {"size": 7})
-    legend.get_title().set_color(GREY)
+    legend.set_title(text)
+    legend.get_title().set(fontsize=7, color=GREY)
     return figure
 
 

@@ -121,7 +121,9 @@ def _cells(results: Results) -> dict[str, Any]:
     experiments = {name: run.experiment() for name, run in runs.items()}
     several = len(runs) > 1
     texts: dict[str, int] = {}
-    rows, details, index = [], [], {}
+    rows: list[list[Any]] = []
+    details: list[dict[str, Any]] = []
+    index: dict[tuple[str, str], int] = {}
     for row in frame.to_dict("records"):
         key = (row["run"], row["cell"])
         row["last_score"] = scores.get(key, math.nan)
@@ -200,7 +202,7 @@ def _curves(results: Results, index: dict[tuple[str, str], int]) -> dict[str, An
             kept = lowest_and_highest(y)
             thinned = max(thinned, len(y) if len(kept) < len(y) else 0)
             place = (environments.index(curve["environment"].iloc[0]), groups.index(curve["group"].iloc[0]))
-            cells.append([index[run, cell], *place, x[kept].astype(int).tolist(), _rounded(y[kept])])
+            cells.append([index[str(run), str(cell)], *place, x[kept].astype(int).tolist(), _rounded(y[kept])])
         found["metrics"].append({"key": metric, "label": label, "means": means, "cells": cells})
     if thinned:
         found["note"] = (
