@@ -14,7 +14,7 @@ from gems_ray import metrics
 from gems_ray.experiments.cell_folder import FAILED, CellFolder
 from gems_ray.experiments.progress import read_progress
 from gems_ray.experiments.readable_run import ReadableRun
-from gems_ray.experiments.reproduction import cell_experiment, run_again
+from gems_ray.experiments.reproduction import VERSION, cell_experiment, run_again
 from gems_ray.results import search
 from gems_ray.results.cells import setting_columns
 from gems_ray.results.comparison_tables import tables_of
@@ -54,13 +54,11 @@ def content(results: Results) -> dict[str, Any]:
     Args:
         results: of one or many runs.
     """
-    from gems_ray import __version__
-
     cells = _cells(results)
     curves = _curves(results, cells["index"])
     found = {
         "title": f"{', '.join(results.names)}",
-        "version": __version__,
+        "version": VERSION,
         "summary": summary(results),
         "tables": [_table(table) for table in _tables(results)],
         "curves": curves,
