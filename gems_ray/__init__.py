@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from gems_ray.api import load_world as load_world
     from gems_ray.api import open_run as open_run
     from gems_ray.api import plan as plan
+    from gems_ray.api import plot as plot
+    from gems_ray.api import report as report
     from gems_ray.api import run as run
     from gems_ray.data.schema import Dataset as Dataset
     from gems_ray.errors import GemsRayError as GemsRayError
@@ -51,6 +53,8 @@ _HOMES = {
     "load_world": "api",
     "open_run": "api",
     "plan": "api",
+    "plot": "api",
+    "report": "api",
     "run": "api",
 }
 _MODULES = ("algorithms",)

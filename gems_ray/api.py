@@ -9,6 +9,7 @@ from gems_ray.errors import ConfigError
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
     from gems_ray.data.schema import Dataset
     from gems_ray.evaluation.record import Evaluation
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from gems_ray.experiments.run_folder import RunFolder
     from gems_ray.experiments.spec import Experiment
     from gems_ray.policies.base import Policy
+    from gems_ray.results.results import Results
     from gems_ray.world.bundle import World
 
 RUNS = Path("runs")
@@ -204,6 +206,50 @@ def open_run(folder: str | Path) -> "Run":
     return Run(RunFolder.open(Path(folder)))
 
 
+def plot(folders: "str | Path | Sequence[str | Path]", name: str = "learning_curves") -> "Figure":
+    """Draws a plot of one or many runs. Needs neither Ray nor torch; damaged files are left out.
+
+    Args:
+        folders: of the runs.
+        name: learning_curves, q_bound, profiles, scores, cloning, diversity; of searches also trials (the expected
+            best of n settings), history, importances, slices, contour, parallel, pareto.
+    Returns:
+        a matplotlib figure; `.savefig(path)` writes it.
+    Raises:
+        RunFolderError: a folder is not that of a run.
+        UnknownNameError: there is no such plot.
+    Example:
+        gems_ray.plot("runs/demo", "learning_curves").savefig("curves.pdf")
+    """
+    from gems_ray.errors import UnknownNameError
+    from gems_ray.results.plot_names import PlotName
+    from gems_ray.results.plots import draw
+
+    if name not in list(PlotName):
+        raise UnknownNameError(f"plot `{name}`: there is none of this name. There are: {', '.join(PlotName)}.")
+    return draw(_read_results(folders), PlotName(name))
+
+
+def report(folders: "str | Path | Sequence[str | Path]", output: str | Path) -> Path:
+    """Writes what there is to know about runs as one page of HTML that needs no other file and no network.
+
+    Args:
+        folders: of the runs; damaged files in them are left out, and the page names them.
+        output: path of the page.
+    Returns:
+        the path.
+    Raises:
+        RunFolderError: a folder is not that of a run.
+    Example:
+        gems_ray.report("runs/demo", "demo.html")
+    """
+    from gems_ray.files import write_text_atomically
+    from gems_ray.results.report import page
+
+    write_text_atomically(Path(output), page(_read_results(folders)))
+    return Path(output)
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """The results of a run, read from its folder at every call.
@@ -335,6 +381,14 @@ def curves(folders: "str | Path | Sequence[str | Path]") -> "pd.DataFrame":
 def _opened(folders: "str | Path | Sequence[str | Path]") -> "list[RunFolder]":
     given = [folders] if isinstance(folders, str | Path) else folders
     return [open_run(folder).folder for folder in given]
+
+
+def _read_results(folders: "str | Path | Sequence[str | Path]") -> "Results":
+    from gems_ray.experiments.readable_run import ReadableRun
+    from gems_ray.results.results import Results
+
+    several = [folders] if isinstance(folders, str | Path) else folders
+    return Results([ReadableRun.open(Path(folder)) for folder in several])
 
 
 def _checked(experiment: "str | Path | Mapping[str, Any] | Experiment") -> "Experiment":

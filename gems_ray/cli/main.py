@@ -18,6 +18,7 @@ from gems_ray.cli.grid import grid
 from gems_ray.cli.init_configs import init_configs
 from gems_ray.cli.logs import logs
 from gems_ray.cli.plan import plan
+from gems_ray.cli.plot import plot
 from gems_ray.cli.resume import resume
 from gems_ray.cli.search import search
 from gems_ray.cli.settings import SettingsCommand
@@ -50,6 +51,7 @@ for command in (
     submit,
     export,
     compare,
+    plot,
     init_configs,
 ):
     app.command(cls=SettingsCommand if command is train else None)(command)
