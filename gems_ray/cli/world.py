@@ -2,9 +2,14 @@
 
 import math
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+from gems_ray.errors import WorldError
+
+if TYPE_CHECKING:
+    from gems_ray.world.bundle import World
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -34,6 +39,9 @@ def train(
     noise_scale: Annotated[
         str, typer.Option(help="What multiplies the ranker's noise: variance (as published) or standard_deviation.")
     ] = "variance",
+    no_duplicates: Annotated[
+        bool, typer.Option("--no-duplicates", help="Let no slate show an item twice, in training and afterwards.")
+    ] = False,
 ) -> None:
     """Train a world from nothing on the CPU. The same command continues an interrupted training."""
     import torch
@@ -59,7 +67,9 @@ def train(
     recipe = WorldRecipe(
         environment=named_environment(environment, **overrides),
         seed=seed,
-        ranker=RankerConfig(lambda_click=lambda_click, lambda_kl=lambda_kl, noise_scale=scale),
+        ranker=RankerConfig(
+            lambda_click=lambda_click, lambda_kl=lambda_kl, noise_scale=scale, duplicates=not no_duplicates
+        ),
         ranker_training=RankerTraining(sessions=sessions, epochs=epochs),
         agent_training=AgentTraining(episodes=episodes),
     )
@@ -87,6 +97,33 @@ def train(
     except KeyboardInterrupt:
         typer.echo(f"\nInterrupted. Continue with: {same_command()}", err=True)
         raise typer.Exit(130) from None
+    _tell(world, folder)
+
+
+@app.command("without-duplicates")
+def without_duplicates(
+    world: Annotated[str, typer.Argument(help="Shipped world or folder of one.", show_default=False)],
+    output: Annotated[Path, typer.Option(help="Folder of the new bundle.")],
+) -> None:
+    """Make another world of one: with the same agents, but no slate shows an item twice."""
+    import torch
+
+    from gems_ray.cli.paths import check_folder
+    from gems_ray.program import same_command
+    from gems_ray.world.bundle import MANIFEST, find_world
+    from gems_ray.worldmaking import world as worldmaking
+
+    check_folder(output, "--output")
+    if (output / MANIFEST).exists():
+        raise WorldError(f"{output}: a finished world is here already. Choose another --output or remove it.")
+    torch.set_num_threads(1)
+    made = worldmaking.without_duplicates(find_world(world), same_command())
+    made.save(output)
+    _tell(made, output)
+
+
+def _tell(world: "World", folder: Path) -> None:
+    """What a finished world scores, and where it is."""
     test = dict(world.facts["test"])
     users = test.pop("users")
     for name, row in test.items():

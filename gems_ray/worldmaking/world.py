@@ -5,7 +5,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, astuple, dataclass, field, fields
+from dataclasses import asdict, astuple, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -102,11 +102,29 @@ def train_world(recipe: WorldRecipe, folder: Path, command: str, progress: Progr
     return world
 
 
+def without_duplicates(world: World, command: str) -> World:
+    """The same world with a ranker that shows no item twice in a slate, its agents tested anew.
+
+    Its fingerprint is another one, and so are its datasets. The agents are those that were trained with duplicates.
+
+    Args:
+        world: with duplicates.
+        command: the command line, for the manifest.
+    Raises:
+        WorldError: the world has no duplicates.
+    """
+    if not world.ranker.config.duplicates:
+        raise WorldError(f"the world {world.fingerprint} shows no item twice in a slate already. Use it as it is.")
+    facts = {"command": command, "program_version": __version__, "made_from": world.fingerprint}
+    other = replace(world, ranker=world.ranker.without_duplicates(), facts=facts)
+    return replace(other, facts=facts | {"test": _test(other)})
+
+
 def _claim(folder: Path, work: Path, recipe: WorldRecipe) -> None:
     """Makes the folder this recipe's, or checks that it is."""
     if (folder / "manifest.yaml").exists():
         raise WorldError(f"{folder}: a finished world is here already. Choose another --output or remove it.")
-    text = dump_yaml(asdict(recipe))
+    text = dump_yaml(asdict(recipe) | {"ranker": recipe.ranker.as_data()})
     described = work / "recipe.yaml"
     if not described.exists():
         write_text_atomically(described, text)
