@@ -21,8 +21,8 @@ def buffer_size(world: World) -> int:
     Raises:
         ConfigError: the world does not say how its medium agent was trained.
     """
-    recipe, medium = _schedule(world)
-    return min(medium, recipe.buffer_episodes)
+    config, medium, _ = _schedule(world)
+    return min(medium, config.buffer_episodes)
 
 
 def training_buffer(world: World, progress: Callable[[float], None] = lambda share: None) -> LatentEpisodes:
@@ -39,11 +39,9 @@ def training_buffer(world: World, progress: Callable[[float], None] = lambda sha
     Raises:
         ConfigError: the world does not say how its medium agent was trained.
     """
-    config, medium = _schedule(world)
+    config, medium, seed = _schedule(world)
     kept: list[LatentEpisodes] = []
-    trainer = AgentTrainer(
-        world.environment, world.items, world.ranker, world.bounds, config, world.facts["recipe"]["seed"]
-    )
+    trainer = AgentTrainer(world.environment, world.items, world.ranker, world.bounds, config, seed)
 
     def keep(episodes: LatentEpisodes) -> None:
         kept.append(episodes)
@@ -63,13 +61,13 @@ def training_buffer(world: World, progress: Callable[[float], None] = lambda sha
     return LatentEpisodes(**{name: array[-config.buffer_episodes :] for name, array in together.items()})
 
 
-def _schedule(world: World) -> tuple[AgentTraining, int]:
-    """How the agent was trained, and after how many episodes the medium agent was saved."""
+def _schedule(world: World) -> tuple[AgentTraining, int, int]:
+    """How the agent was trained, after how many episodes the medium agent was saved, and the seed."""
     facts: Mapping[str, Any] = world.facts
     try:
         settings = dict(facts["recipe"]["agent_training"])
         settings["sac"] = build(SacConfig, settings["sac"])
-        return build(AgentTraining, settings), int(facts["medium"]["episodes"])
+        return build(AgentTraining, settings), int(facts["medium"]["episodes"]), int(facts["recipe"]["seed"])
     except (KeyError, TypeError, ValueError):
         name = world.environment.name
         raise ConfigError(

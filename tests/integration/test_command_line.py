@@ -371,17 +371,18 @@ def test_world_training_continues_where_it_was_cut_off(command, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_worlds_of_several_seeds_and_the_best_of_them(command, tmp_path):
     """Two worlds side by side, so small that the agents only begin; a third one later, and the first two stay."""
     flags = ["world", "train", "--environment", "diffuse_mix", "--output", "made", "--sessions", 20]
     flags += ["--epochs", 1, "--episodes", 100]
-    done = command(*flags, "--seeds", 0, 1)
+    done = command(*flags, "--seeds", 0, 1, timeout=600)
     assert done.returncode == 0, done.stderr
     first = [load_world(tmp_path / "made" / f"seed{seed}") for seed in (0, 1)]
     assert first[0].fingerprint != first[1].fingerprint
     best = max(first, key=lambda world: world.facts["validation"]["return_mean"])
     assert load_world(tmp_path / "made").fingerprint == best.fingerprint
-    done = command(*flags, "--seeds", 0, 1, 2)
+    done = command(*flags, "--seeds", 0, 1, 2, timeout=600)
     assert done.returncode == 0, done.stderr
     assert "seed 0" not in done.stdout, "it was not trained again"
     with (tmp_path / "made" / "seeds.csv").open(newline="") as file:
