@@ -1,10 +1,13 @@
 """Offline reinforcement learning for slate recommendation, from simulator to result table.
 
-Every name below is imported when it is first used: `import gems_ray` itself is quick.
+Every name below is imported when it is first used: `import gems_ray` itself is quick. It also gives Gymnasium the names
+of the environments, `gems_ray/DiffuseMix-v0` and its siblings.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from gems_ray.envs.registration import register_with_gymnasium
 
 __version__ = "0.1.0"
 
@@ -75,3 +78,6 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     """What the package offers."""
     return sorted({*globals(), *__all__})
+
+
+register_with_gymnasium()

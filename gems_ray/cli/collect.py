@@ -8,7 +8,9 @@ import typer
 
 def collect(
     environment: Annotated[str, typer.Option(help="Environment with a shipped world, for example diffuse_mix.")],
-    quality: Annotated[str, typer.Option(help="random, medium, expert or mixed.")] = "expert",
+    quality: Annotated[
+        str, typer.Option(help="random, medium, expert, mixed, medium_expert or medium_replay.")
+    ] = "expert",
     episodes: Annotated[int, typer.Option(min=1, max=1_000_000, help="Episodes of 100 steps.")] = 10_000,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 0,
     deterministic: Annotated[bool, typer.Option("--deterministic", help="Log mean actions, not samples.")] = False,

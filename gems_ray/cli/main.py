@@ -8,7 +8,7 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from gems_ray.cli import jobs, world
+from gems_ray.cli import dataset, jobs, world
 from gems_ray.cli.collect import collect
 from gems_ray.cli.compare import compare
 from gems_ray.cli.console import visible
@@ -37,6 +37,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(world.app, name="world")
+app.add_typer(dataset.app, name="dataset")
 app.add_typer(jobs.app, name="jobs")
 for command in (
     collect,

@@ -1,10 +1,23 @@
 """`run_tune.py world train`: a world from nothing."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand
+
+from gems_ray.errors import ConfigError, WorldError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gems_ray.world.bundle import World
+    from gems_ray.worldmaking.world import WorldRecipe
+
+SEEDS = "--seeds"
+COLUMNS = ("validation", "expert", "medium")  # of the table of all seeds
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -14,7 +27,22 @@ def world() -> None:
     """Train worlds: ranker, belief, behaviour agents."""
 
 
-@app.command()
+class SeedsCommand(TyperCommand):
+    """A command whose option `--seeds` takes all numbers that follow it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Writes the option before each of its numbers, as the parser wants it."""
+        words: list[str] = []
+        is_seed = False
+        for word in args:
+            if is_seed and word.isdigit() and words[-1] != SEEDS:
+                words.append(SEEDS)
+            is_seed = word == SEEDS or (is_seed and word.isdigit())
+            words.append(word)
+        return super().parse_args(ctx, words)
+
+
+@app.command(cls=SeedsCommand)
 def train(
     environment: Annotated[str, typer.Option(help="Name of the environment, for example diffuse_mix.")],
     output: Annotated[Path | None, typer.Option(help="Folder of the bundle [default: worlds/ENVIRONMENT].")] = None,
@@ -22,6 +50,10 @@ def train(
         str | None, typer.Option(help="diffuse, focused or file:PATH; the environment's own if not given.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of sessions, ranker and agent.")] = 0,
+    seeds: Annotated[
+        list[int] | None,
+        typer.Option(min=0, help="Several seeds, `--seeds 0 1 2`: trained side by side by Ray, the best one is kept."),
+    ] = None,
     sessions: Annotated[
         int, typer.Option(min=10, max=1_000_000, help="Logged sessions that the ranker is trained on.")
     ] = 20_000,
@@ -34,12 +66,14 @@ def train(
     noise_scale: Annotated[
         str, typer.Option(help="What multiplies the ranker's noise: variance (as published) or standard_deviation.")
     ] = "variance",
+    no_duplicates: Annotated[
+        bool, typer.Option("--no-duplicates", help="Let no slate show an item twice, in training and afterwards.")
+    ] = False,
 ) -> None:
     """Train a world from nothing on the CPU. The same command continues an interrupted training."""
     import torch
 
     from gems_ray.cli.paths import check_folder
-    from gems_ray.errors import ConfigError
     from gems_ray.program import same_command
     from gems_ray.rng import stream
     from gems_ray.simulator import environment as named_environment
@@ -54,12 +88,18 @@ def train(
     for option, weight in (("--lambda-click", lambda_click), ("--lambda-kl", lambda_kl)):
         if not math.isfinite(weight):
             raise ConfigError(f"{option}: expected a finite number, found {weight}.")
+    if seeds and seed:
+        raise ConfigError(f"--seed {seed}: {SEEDS} names all seeds. Leave out one of the two.")
+    if seeds and len(set(seeds)) < len(seeds):
+        raise ConfigError(f"{SEEDS}: expected different numbers, found {' '.join(map(str, seeds))}.")
     scale: Literal["variance", "standard_deviation"] = "variance" if noise_scale == "variance" else "standard_deviation"
     overrides = {"items": items} if items else {}
     recipe = WorldRecipe(
         environment=named_environment(environment, **overrides),
         seed=seed,
-        ranker=RankerConfig(lambda_click=lambda_click, lambda_kl=lambda_kl, noise_scale=scale),
+        ranker=RankerConfig(
+            lambda_click=lambda_click, lambda_kl=lambda_kl, noise_scale=scale, duplicates=not no_duplicates
+        ),
         ranker_training=RankerTraining(sessions=sessions, epochs=epochs),
         agent_training=AgentTraining(episodes=episodes),
     )
@@ -82,11 +122,63 @@ def train(
             )
 
     typer.echo(f"Training a world for {environment} in {folder}. Ctrl-C keeps it; the same command continues.")
+    if seeds:
+        _train_seeds([replace(recipe, seed=each) for each in seeds], folder)
+        return
     try:
         world = train_world(recipe, folder, same_command(), progress)
     except KeyboardInterrupt:
         typer.echo(f"\nInterrupted. Continue with: {same_command()}", err=True)
         raise typer.Exit(130) from None
+    _tell(world, folder)
+
+
+def _train_seeds(recipes: "Sequence[WorldRecipe]", folder: Path) -> None:
+    """Trains what is not finished yet, keeps the best, and shows them all."""
+    from gems_ray.program import same_command
+    from gems_ray.worldmaking.seeds import SEEDS, keep_best, unfinished_seeds
+
+    if missing := unfinished_seeds(folder, recipes):
+        from gems_ray.tune.worlds import train_seeds
+
+        try:
+            train_seeds(missing, folder, same_command(), typer.echo)
+        except KeyboardInterrupt:
+            typer.echo(f"\nInterrupted. Continue with: {same_command()}", err=True)
+            raise typer.Exit(130) from None
+    kept = keep_best(folder, [recipe.seed for recipe in recipes])
+    typer.echo("seed   validation        expert        medium   minutes")
+    for row in kept.facts["seeds"]:
+        returns = "".join(f"{row[f'{name}_mean']:8.1f} ± {row[f'{name}_se']:3.1f}" for name in COLUMNS)
+        mark = "  kept" if row["kept"] else ""
+        typer.echo(f"{row['seed']:4d}{returns}{row['training_seconds'] / 60:10.1f}{mark}")
+    typer.echo(f"World {kept.fingerprint} written to {folder}; {folder / SEEDS} has the numbers of all seeds.")
+
+
+@app.command("without-duplicates")
+def without_duplicates(
+    world: Annotated[str, typer.Argument(help="Shipped world or folder of one.", show_default=False)],
+    output: Annotated[Path, typer.Option(help="Folder of the new bundle.")],
+) -> None:
+    """Make another world of one: with the same agents, but no slate shows an item twice."""
+    import torch
+
+    from gems_ray.cli.paths import check_folder
+    from gems_ray.program import same_command
+    from gems_ray.world.bundle import MANIFEST, find_world
+    from gems_ray.worldmaking import world as worldmaking
+
+    check_folder(output, "--output")
+    if (output / MANIFEST).exists():
+        raise WorldError(f"{output}: a finished world is here already. Choose another --output or remove it.")
+    torch.set_num_threads(1)
+    made = worldmaking.without_duplicates(find_world(world), same_command())
+    made.save(output)
+    _tell(made, output)
+
+
+def _tell(world: "World", folder: Path) -> None:
+    """What a finished world scores, and where it is."""
     test = dict(world.facts["test"])
     users = test.pop("users")
     for name, row in test.items():

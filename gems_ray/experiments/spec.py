@@ -20,7 +20,7 @@ from gems_ray.yaml_file import plain
 
 LARGEST_GRID = 100_000  # cells, or points of a search: all of them are listed
 
-Quality = Literal["random", "medium", "expert", "mixed"]
+Quality = Literal["random", "medium", "expert", "mixed", "medium_expert", "medium_replay"]
 
 
 def _as_list(value: Any) -> Any:

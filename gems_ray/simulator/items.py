@@ -6,6 +6,7 @@ import numpy as np
 
 from gems_ray.errors import ConfigError, SimulatorError
 from gems_ray.simulator.environments import Environment
+from gems_ray.simulator.streams import Draws
 
 # Elementwise power that concentrates an item on its strongest topics. The files that the authors published under both
 # names are draws with power 1; `focused` here follows the paper's definition.
@@ -37,7 +38,7 @@ def topic_norms(environment: Environment, items: np.ndarray) -> np.ndarray:
     return np.linalg.norm(items.reshape(len(items), environment.num_topics, environment.topic_size), axis=2)
 
 
-def topic_coordinates(environment: Environment, count: int, rng: np.random.Generator) -> np.ndarray:
+def topic_coordinates(environment: Environment, count: int, rng: Draws) -> np.ndarray:
     """|clamp(0.4 N(0, 1), -1, 1)| for every coordinate: (count, topics, topic_size) float64."""
     normal = rng.standard_normal((count, environment.num_topics, environment.topic_size))
     return np.abs(np.clip(0.4 * normal, -1.0, 1.0))

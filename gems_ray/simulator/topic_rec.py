@@ -1,11 +1,14 @@
 """TopicRec: users with drifting preferences and boredom who click on slates, many users at once."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from gems_ray.errors import SimulatorError
 from gems_ray.simulator.clicks import ClickModel, topic_counts
 from gems_ray.simulator.environments import Environment
 from gems_ray.simulator.items import check_items, item_vectors, topic_norms
+from gems_ray.simulator.streams import Draws, PerUser
 from gems_ray.simulator.users import draw_users, drift
 
 EMPTY = -1  # an empty place in a queue; in a requested slate: the oracle's choice
@@ -41,9 +44,10 @@ class TopicRec:
             raise SimulatorError(f"users: expected 1 or more, found {users}.")
         self.environment = environment
         self.num_users = users
-        self._rng = np.random.default_rng(seed)
+        generator = np.random.default_rng(seed)
+        self._rng: Draws = generator
         if items is None:
-            items = item_vectors(environment, self._rng)
+            items = item_vectors(environment, generator)
         self.items = check_items(environment, items)
         norms = topic_norms(environment, self.items)
         self.item_topics = norms.argmax(axis=1)
@@ -51,9 +55,18 @@ class TopicRec:
         self._click_model = ClickModel(environment, self.items, self.item_topics)
         self._time = environment.episode_length  # no episode is under way before the first reset
 
-    def reseed(self, seed: int | np.random.Generator) -> None:
-        """Replaces the generator of users and clicks."""
-        self._rng = np.random.default_rng(seed)
+    def reseed(self, seed: int | np.random.Generator | Sequence[np.random.Generator]) -> None:
+        """Replaces the generator of users and clicks.
+
+        Args:
+            seed: integer or generator for all users together, or one generator for each user.
+        """
+        if isinstance(seed, Sequence):
+            if len(seed) != self.num_users:
+                raise SimulatorError(f"seed: expected one for each of {self.num_users} users, found {len(seed)}.")
+            self._rng = PerUser(seed)
+        else:
+            self._rng = np.random.default_rng(seed)
 
     def reset(self, user_vectors: np.ndarray | None = None, clicks: np.ndarray | None = None) -> Observation:
         """Starts an episode for every user and shows the first slate, the same to everyone.

@@ -4,9 +4,10 @@ import numpy as np
 
 from gems_ray.simulator.environments import Environment
 from gems_ray.simulator.items import topic_coordinates
+from gems_ray.simulator.streams import Draws
 
 
-def draw_users(environment: Environment, count: int, rng: np.random.Generator) -> np.ndarray:
+def draw_users(environment: Environment, count: int, rng: Draws) -> np.ndarray:
     """Draws preference vectors whose topic norms sum to one.
 
     Returns:

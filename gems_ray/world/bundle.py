@@ -81,7 +81,7 @@ class World:
         return plain(
             {
                 "environment": asdict(self.environment),
-                "ranker": asdict(self.ranker.config),
+                "ranker": self.ranker.config.as_data(),
                 "agents": list(self.agents),
             }
         )

@@ -1,7 +1,7 @@
 """GeMS ranker: a variational auto-encoder whose latent space is the agent's action space."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -29,6 +29,14 @@ class RankerConfig:
     lambda_kl: float = 0.5  # weight of the KL term; the paper's other published value is 1.0
     # What multiplies the noise in training. As published it is the variance, not the standard deviation.
     noise_scale: Literal["variance", "standard_deviation"] = "variance"
+    duplicates: bool = True  # whether a slate may show an item twice, as published
+
+    def as_data(self) -> dict[str, Any]:
+        """Plain data for bundles, whose fingerprint it enters: a bundle from before `duplicates` keeps its own."""
+        data = asdict(self)
+        if self.duplicates:
+            del data["duplicates"]
+        return data
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +109,10 @@ class GemsRanker(nn.Module):
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> np.ndarray:
-        """The item of highest logit in every slot; items may repeat.
+        """The item of highest logit in every slot.
+
+        Items may repeat, unless the configuration says otherwise: then the highest logit of all free slots and items
+        that are not shown yet decides about the next slot, again and again.
 
         Args:
             latents: (U, Z) float32.
@@ -112,11 +123,21 @@ class GemsRanker(nn.Module):
         query = self.slate_decoder(self.decoder(latents)).view(-1, config.item_dim)  # (U * K, D)
         items = self.item_embeddings.weight.T
         slates = np.empty(len(query), dtype=np.int64)
-        for start in range(0, len(query), DECODE_BLOCK):
-            scores = torch.mm(query[start : start + DECODE_BLOCK], items)
+        block = max(DECODE_BLOCK // config.slate_size, 1) * config.slate_size  # whole slates
+        for start in range(0, len(query), block):
+            scores = torch.mm(query[start : start + block], items).cpu().numpy()
             # NumPy's argmax over contiguous rows is vectorised, torch's is not: half the time of the whole product.
-            np.argmax(scores.cpu().numpy(), axis=1, out=slates[start : start + DECODE_BLOCK])
+            np.argmax(scores, axis=1, out=slates[start : start + block])
+            if not config.duplicates:
+                part = slates[start : start + block].reshape(-1, config.slate_size)  # a view
+                make_distinct(part, scores.reshape(*part.shape, -1))
         return slates.reshape(-1, config.slate_size)
+
+    def without_duplicates(self) -> "GemsRanker":
+        """The same weights in a ranker that shows no item twice in a slate."""
+        ranker = GemsRanker(replace(self.config, duplicates=False))
+        ranker.load_state_dict(self.state_dict())
+        return ranker.requires_grad_(False)
 
     @torch.no_grad()
     def action_box(self, slates: Tensor, clicks: Tensor) -> ActionBox:
@@ -125,3 +146,30 @@ class GemsRanker(nn.Module):
         deviation = torch.exp(0.5 * log_variance)
         low, high = (mu - deviation).amin(dim=0), (mu + deviation).amax(dim=0)
         return ActionBox(((low + high) / 2).numpy(), ((high - low) / 2).numpy())
+
+
+def make_distinct(slates: np.ndarray, logits: np.ndarray) -> None:
+    """Gives every slot another item, by greedy assignment: the highest logit that is left decides first.
+
+    Of equal logits the upper slot, and then the item with the smaller number, comes first.
+
+    Args:
+        slates: (U, K) int64, the item of highest logit in every slot; changed in place.
+        logits: (U, K, I) float32, of at least K items; changed in place.
+    """
+    ordered = np.sort(slates, axis=1)
+    # Where the best items differ already, greedy assignment gives each slot its own.
+    users = np.flatnonzero((ordered[:, 1:] == ordered[:, :-1]).any(axis=1))
+    best, logits = slates[users], logits[users]
+    highest = np.take_along_axis(logits, best[:, :, None], axis=2)[:, :, 0]
+    free = np.ones(best.shape, dtype=bool)
+    everyone = np.arange(len(users))
+    for _ in range(slates.shape[1]):
+        slot = np.where(free, highest, -np.inf).argmax(axis=1)
+        item = best[everyone, slot]
+        free[everyone, slot] = False
+        logits[everyone, :, item] = -np.inf
+        user, late = np.nonzero(free & (best == item[:, None]))  # slots that wanted the same
+        best[user, late] = logits[user, late].argmax(axis=1)
+        highest[user, late] = logits[user, late, best[user, late]]
+    slates[users] = best

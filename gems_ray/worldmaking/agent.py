@@ -1,9 +1,9 @@
 """Training of the SAC+GeMS behaviour agent in the simulator."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from gems_ray.action_box import ActionBox
 from gems_ray.checkpoints import write_checkpoint
 from gems_ray.envs.rollout import LatentEpisodes, rollout
 from gems_ray.envs.slate_env import SlateVectorEnv
+from gems_ray.errors import CheckpointError
 from gems_ray.flat_state import FlatState, flatten_modules, flatten_optimizers, load_modules, load_optimizers
 from gems_ray.policies.base import Policy
 from gems_ray.policies.latents import MeanAgent, RandomLatents, SampledAgent
@@ -51,6 +52,20 @@ class AgentReport:
     critic_loss: float
     actor_loss: float
     alpha: float
+
+
+class Milestone(NamedTuple):
+    """An agent that was better on the validation users than all before it.
+
+    Args:
+        episodes: of the training so far.
+        validation_return: mean return of its mean actions.
+        agent: its weights.
+    """
+
+    episodes: int
+    validation_return: float
+    agent: FlatState
 
 
 class EpisodeBuffer:
@@ -133,7 +148,8 @@ class AgentTrainer:
         self.updates = 0
         self.random_return = 0.0  # mean return of the last round with random latents
         self.best_return = -np.inf
-        self.milestones: list[tuple[float, FlatState]] = []  # validation return and agent, best last
+        self.milestones: list[Milestone] = []  # best last
+        self.on_episodes: Callable[[LatentEpisodes], None] = lambda episodes: None  # hears of every round
 
     @property
     def agent(self) -> BehaviorAgent:
@@ -149,6 +165,7 @@ class AgentTrainer:
             episodes = self._collect()
             self._buffer.add(episodes)
             self.episodes += len(episodes.rewards)
+            self.on_episodes(episodes)
             returns.append(float(episodes.rewards.sum(axis=1).mean()))
             if self.episodes <= config.random_episodes:
                 self.random_return = returns[-1]
@@ -157,11 +174,12 @@ class AgentTrainer:
             while self._pending_updates >= 1:
                 self._pending_updates -= 1
                 losses.append(self._update())
-            if self.episodes % config.validation_interval < config.users_per_round:
+            is_last = self.episodes >= config.episodes
+            if is_last or self.episodes % config.validation_interval < config.users_per_round:
                 validation = self.validation_return()
                 if validation > self.best_return:
                     self.best_return = validation
-                    self.milestones.append((validation, flatten_modules({"agent": self.agent})))
+                    self.milestones.append(Milestone(self.episodes, validation, flatten_modules({"agent": self.agent})))
                 critic, actor = torch.stack(losses).mean(dim=0).tolist() if losses else (np.nan, np.nan)
                 alpha = float(self.sac.alpha)
                 yield AgentReport(
@@ -185,21 +203,28 @@ class AgentTrainer:
             "alpha": self.sac.alpha,
             "generator": self._generator.get_state(),
         }
-        for index, (_, milestone) in enumerate(self.milestones):
-            state |= {f"milestone{index}.{key}": value for key, value in milestone.items()}
+        for index, milestone in enumerate(self.milestones):
+            state |= {f"milestone{index}.{key}": value for key, value in milestone.agent.items()}
         facts = {
             "episodes": self.episodes,
             "updates": self.updates,
             "pending_updates": self._pending_updates,
             "buffer_added": self._buffer.added,
             "random_return": self.random_return,
-            "milestone_returns": [value for value, _ in self.milestones],
+            "milestone_episodes": [milestone.episodes for milestone in self.milestones],
+            "milestone_returns": [milestone.validation_return for milestone in self.milestones],
             "config": asdict(self.config),
         }
         write_checkpoint(path, state, facts)
 
     def load(self, state: FlatState, facts: dict[str, Any]) -> None:
-        """Continues from a checkpoint that `save` wrote."""
+        """Continues from a checkpoint that `save` wrote.
+
+        Raises:
+            CheckpointError: an earlier version wrote it.
+        """
+        if "milestone_episodes" not in facts:
+            raise CheckpointError("the training was begun by an earlier version of gems_ray. Finish it with that one.")
         load_modules(self.sac.modules(), state)
         load_optimizers(self.sac.optimizers, state)
         for key, array in self._buffer.arrays.items():
@@ -212,10 +237,10 @@ class AgentTrainer:
         self._pending_updates, self._buffer.added = facts["pending_updates"], facts["buffer_added"]
         self.random_return = facts["random_return"]
         self.milestones = []
-        for index, value in enumerate(facts["milestone_returns"]):
+        for index, numbers in enumerate(zip(facts["milestone_episodes"], facts["milestone_returns"], strict=True)):
             prefix = f"milestone{index}."
             entries = {key.removeprefix(prefix): entry for key, entry in state.items() if key.startswith(prefix)}
-            self.milestones.append((value, entries))
+            self.milestones.append(Milestone(*numbers, entries))
         self.best_return = max(facts["milestone_returns"], default=-np.inf)
 
     def _collect(self) -> LatentEpisodes:

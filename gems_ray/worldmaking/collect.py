@@ -1,7 +1,7 @@
 """Collection of offline datasets: behaviour policies in a world, whole episodes of many users at once."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -15,9 +15,10 @@ from gems_ray.policies.latents import MeanAgent, RandomLatents, SampledAgent
 from gems_ray.rng import stream
 from gems_ray.simulator import TopicRec
 from gems_ray.world.bundle import World
+from gems_ray.worldmaking.replay import buffer_size, training_buffer
 
 USERS_AT_ONCE = 1_000
-QUALITIES = ("random", "medium", "expert", "mixed")
+QUALITIES = ("random", "medium", "expert", "mixed", "medium_expert", "medium_replay")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,8 @@ def collect_dataset(
 
     Args:
         world: where the episodes are played; its belief encodes the observations of every quality.
-        quality: random latents, the medium or the expert agent, or mixed: random and expert episodes in random order.
+        quality: random latents, the medium or the expert agent; mixed or medium_expert, random or medium and expert
+            episodes in random order; medium_replay, the training of the agent up to its medium stage.
         episodes: how many.
         seed: the same seed gives the same dataset.
         deterministic: take the agent's mean action in place of a sample.
@@ -97,19 +99,50 @@ def collect_dataset(
     """
     if quality not in QUALITIES:
         raise ConfigError(f"quality `{quality}` does not exist. Known: {', '.join(QUALITIES)}.")
-    if quality == "medium" and "medium" not in world.agents:
+    if quality in ("medium", "medium_expert") and "medium" not in world.agents:
         raise ConfigError(f"the world of {world.environment.name} holds no medium agent. Choose expert or mixed.")
     _check_numbers(episodes, expert_share)
-    experts = round({"expert": 1.0, "mixed": expert_share}.get(quality, 0.0) * episodes)
+    if quality == "medium_replay":
+        return _collect_replay(world, episodes, seed, deterministic, progress)
+    experts = round({"expert": 1.0, "mixed": expert_share, "medium_expert": 0.5}.get(quality, 0.0) * episodes)
     agent = MeanAgent if deterministic else SampledAgent
     shares = [Share(agent(world.agents["expert"]), experts, "expert")]
-    if quality == "medium":
-        shares.append(Share(agent(world.agents["medium"]), episodes, "medium"))
+    if quality in ("medium", "medium_expert"):
+        shares.append(Share(agent(world.agents["medium"]), episodes - experts, "medium"))
     else:
         shares.append(Share(RandomLatents(world.bounds), episodes - experts, "random"))
-    places = stream(seed, "collect", "order").permutation(episodes) if quality == "mixed" else np.arange(episodes)
+    places = np.arange(episodes)
+    if quality in ("mixed", "medium_expert"):
+        places = stream(seed, "collect", "order").permutation(episodes)
     arrays = _log(world, shares, places, seed, progress)
     return _as_dataset(world, arrays, quality, seed, deterministic=deterministic, expert_share=experts / episodes)
+
+
+def _collect_replay(
+    world: World, episodes: int, seed: int, deterministic: bool, progress: Callable[[int], None]
+) -> Dataset:
+    """Episodes of the agent's training in their order; of more than are asked for, some by chance."""
+    if deterministic:
+        raise ConfigError("quality medium_replay: holds what the agent sampled in training. Leave out deterministic.")
+    if episodes > (size := buffer_size(world)):
+        raise ConfigError(
+            f"quality medium_replay: the training buffer of {world.environment.name} held {size} episodes at the "
+            f"medium stage, {episodes} are asked for. Ask for {size} or fewer."
+        )
+    told = 0
+
+    def tell(share: float) -> None:
+        nonlocal told
+        progress(int(share * episodes) - told)
+        told = int(share * episodes)
+
+    buffer = training_buffer(world, tell)
+    rows = np.sort(stream(seed, "collect", "replay").choice(size, episodes, replace=False))
+    chosen = LatentEpisodes(**{column.name: getattr(buffer, column.name)[rows] for column in fields(buffer)})
+    chosen.observations[:] = _world_beliefs(world, chosen)
+    arrays = _empty(world, episodes)
+    _fill(arrays, np.arange(episodes), chosen)
+    return _as_dataset(world, arrays, "medium_replay", seed, deterministic=False, expert_share=0.0)
 
 
 def _check_numbers(episodes: int, expert_share: float) -> None:

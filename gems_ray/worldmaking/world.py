@@ -5,7 +5,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, astuple, dataclass, field, fields
+from dataclasses import asdict, astuple, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from gems_ray.action_box import ActionBox
 from gems_ray.checkpoints import read_checkpoint
 from gems_ray.envs.rollout import SlateEpisodes
 from gems_ray.errors import WorldError
+from gems_ray.evaluation.record import Evaluation
 from gems_ray.evaluation.returns import Evaluator
 from gems_ray.files import write_text_atomically
 from gems_ray.flat_state import load_modules
@@ -28,7 +29,7 @@ from gems_ray.world.agent import BehaviorAgent
 from gems_ray.world.belief import GruBelief
 from gems_ray.world.bundle import World
 from gems_ray.world.ranker import GemsRanker, RankerConfig
-from gems_ray.worldmaking.agent import AgentReport, AgentTrainer, AgentTraining
+from gems_ray.worldmaking.agent import AgentReport, AgentTrainer, AgentTraining, Milestone
 from gems_ray.worldmaking.ranker import RankerEpoch, RankerTrainer, RankerTraining, log_sessions
 from gems_ray.yaml_file import dump_yaml, plain
 
@@ -92,9 +93,15 @@ def train_world(recipe: WorldRecipe, folder: Path, command: str, progress: Progr
         "program_version": __version__,
         "torch_version": torch.__version__,
         "training_seconds": round(clock.seconds()),
-        "recipe": plain({key: value for key, value in asdict(recipe).items() if key not in ("environment", "ranker")}),
+        **{
+            quality: {"episodes": milestone.episodes, "validation_return": round(milestone.validation_return, 2)}
+            for quality, milestone in _stages(trainer).items()
+        },
+        "recipe": _described(recipe),
     }
     world = World(recipe.environment, items, ranker, bounds, agents, facts | {"test": {}})
+    best = Evaluator(world, "validation", TEST_USERS).evaluate(MeanAgent(agents["expert"]))
+    facts["validation"] = {"users": TEST_USERS, **_rounded(best)}
     facts["test"] = _test(world)
     world = World(recipe.environment, items, ranker, bounds, agents, facts)
     world.save(folder)
@@ -102,11 +109,40 @@ def train_world(recipe: WorldRecipe, folder: Path, command: str, progress: Progr
     return world
 
 
+def is_made_by(world: World, recipe: WorldRecipe) -> bool:
+    """Whether a finished world was trained by this recipe."""
+    made_of = (world.environment, world.ranker.config, world.facts.get("recipe"))
+    return made_of == (recipe.environment, recipe.ranker, _described(recipe))
+
+
+def _described(recipe: WorldRecipe) -> dict[str, Any]:
+    """What the manifest says of a recipe besides environment and ranker, which have places of their own there."""
+    return plain({key: value for key, value in asdict(recipe).items() if key not in ("environment", "ranker")})
+
+
+def without_duplicates(world: World, command: str) -> World:
+    """The same world with a ranker that shows no item twice in a slate, its agents tested anew.
+
+    Its fingerprint is another one, and so are its datasets. The agents are those that were trained with duplicates.
+
+    Args:
+        world: with duplicates.
+        command: the command line, for the manifest.
+    Raises:
+        WorldError: the world has no duplicates.
+    """
+    if not world.ranker.config.duplicates:
+        raise WorldError(f"the world {world.fingerprint} shows no item twice in a slate already. Use it as it is.")
+    facts = {"command": command, "program_version": __version__, "made_from": world.fingerprint}
+    other = replace(world, ranker=world.ranker.without_duplicates(), facts=facts)
+    return replace(other, facts=facts | {"test": _test(other)})
+
+
 def _claim(folder: Path, work: Path, recipe: WorldRecipe) -> None:
     """Makes the folder this recipe's, or checks that it is."""
     if (folder / "manifest.yaml").exists():
         raise WorldError(f"{folder}: a finished world is here already. Choose another --output or remove it.")
-    text = dump_yaml(asdict(recipe))
+    text = dump_yaml(asdict(recipe) | {"ranker": recipe.ranker.as_data()})
     described = work / "recipe.yaml"
     if not described.exists():
         write_text_atomically(described, text)
@@ -124,17 +160,21 @@ def _action_box(ranker: GemsRanker, sessions: SlateEpisodes) -> ActionBox:
     return ranker.action_box(torch.from_numpy(slates), torch.from_numpy(clicks))
 
 
-def _agents(trainer: AgentTrainer, ranker: GemsRanker, bounds: ActionBox) -> dict[str, BehaviorAgent]:
-    """The expert (best on validation) and the medium agent (nearest to half way between random and expert)."""
-    returns = np.array([value for value, _ in trainer.milestones])
+def _stages(trainer: AgentTrainer) -> dict[str, Milestone]:
+    """The best milestone on validation, and the one nearest to half way between random and that."""
+    returns = np.array([milestone.validation_return for milestone in trainer.milestones])
     half_way = (trainer.random_return + returns[-1]) / 2
-    chosen = {"expert": len(returns) - 1, "medium": int(np.abs(returns - half_way).argmin())}
+    return {"expert": trainer.milestones[-1], "medium": trainer.milestones[int(np.abs(returns - half_way).argmin())]}
+
+
+def _agents(trainer: AgentTrainer, ranker: GemsRanker, bounds: ActionBox) -> dict[str, BehaviorAgent]:
+    """The agents of both stages."""
     agents = {}
-    for quality, index in chosen.items():
+    for quality, milestone in _stages(trainer).items():
         sizes = ranker.config
         belief = GruBelief(sizes.num_items, sizes.slate_size, sizes.item_dim)
         agent = BehaviorAgent(belief, bounds, trainer.config.sac.hidden_size)
-        load_modules({"agent": agent}, trainer.milestones[index][1])
+        load_modules({"agent": agent}, milestone.agent)
         agents[quality] = agent.requires_grad_(False)
     return agents
 
@@ -147,11 +187,12 @@ def _test(world: World) -> dict[str, Any]:
         rows[quality] = evaluator.evaluate(MeanAgent(agent))
     return {
         "users": TEST_USERS,
-        **{
-            name: {"return_mean": round(row.return_mean, 2), "return_se": round(row.return_se, 2)}
-            for name, row in rows.items()
-        },
+        **{name: _rounded(row) for name, row in rows.items()},
     }
+
+
+def _rounded(row: Evaluation) -> dict[str, float]:
+    return {"return_mean": round(row.return_mean, 2), "return_se": round(row.return_se, 2)}
 
 
 def _append(path: Path, report: RankerEpoch | AgentReport, seconds: float) -> None:

@@ -1,5 +1,6 @@
 """The commands without Ray: what they write, and what they say when something is wrong."""
 
+import csv
 import json
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from gems_ray.cli.main import main
+from gems_ray.world.bundle import load_world
 from tests.conftest import make_world
 
 
@@ -146,6 +148,17 @@ BAD_INPUT = [
     (["collect", "--environment", "diffuse_mix", "--episodes", "100000000000"], "Invalid value for '--episodes'"),
     (["world", "train", "--environment", "diffuse_mix", "--output", "mine.npz"], "mine.npz: expected a folder, but"),
     (["world", "train", "--environment", "diffuse_mix", "--lambda-kl", "inf"], "--lambda-kl: expected a finite number"),
+    (
+        ["world", "train", "--environment", "diffuse_mix", "--seeds", "1", "2", "1"],
+        "--seeds: expected different numbers",
+    ),
+    (
+        ["world", "train", "--environment", "diffuse_mix", "--seed", "1", "--seeds", "1"],
+        "--seed 1: --seeds names all seeds",
+    ),
+    (["world", "without-duplicates", "focused_mix", "--output", "distinct"], "No world for `focused_mix` is shipped"),
+    (["dataset", "export", "none.npz", "--minari", "mine-v0"], "none.npz: no such dataset"),
+    (["dataset", "import", "--minari", "mine", "--output", "mine.npz"], "`mine`: is no name of Minari"),
     (["world", "train", "--environment", "diffuse_mx"], "Did you mean `diffuse_mix`?"),
     (["world", "train", "--environment", "diffuse_mix", "--items", "file:none.npy"], "none.npy: no such item file"),
 ]
@@ -355,3 +368,35 @@ def test_world_training_continues_where_it_was_cut_off(command, tmp_path):
     again = command(*flags)
     assert again.returncode == 2
     assert "finished world" in again.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_worlds_of_several_seeds_and_the_best_of_them(command, tmp_path):
+    """Two worlds side by side, so small that the agents only begin; a third one later, and the first two stay."""
+    flags = ["world", "train", "--environment", "diffuse_mix", "--output", "made", "--sessions", 20]
+    flags += ["--epochs", 1, "--episodes", 100]
+    done = command(*flags, "--seeds", 0, 1, timeout=600)
+    assert done.returncode == 0, done.stderr
+    first = [load_world(tmp_path / "made" / f"seed{seed}") for seed in (0, 1)]
+    assert first[0].fingerprint != first[1].fingerprint
+    best = max(first, key=lambda world: world.facts["validation"]["return_mean"])
+    assert load_world(tmp_path / "made").fingerprint == best.fingerprint
+    done = command(*flags, "--seeds", 0, 1, 2, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert "seed 0" not in done.stdout, "it was not trained again"
+    with (tmp_path / "made" / "seeds.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["seed"] for row in rows] == ["0", "1", "2"]
+    assert [row["fingerprint"] for row in rows[:2]] == [world.fingerprint for world in first]
+    (kept,) = (row for row in rows if row["kept"] == "True")
+    assert float(kept["validation_mean"]) == max(float(row["validation_mean"]) for row in rows)
+    made = load_world(tmp_path / "made")
+    assert made.fingerprint == kept["fingerprint"]
+    assert len(made.facts["seeds"]) == 3
+    other = command(*flags[:-2], "--episodes", 150, "--seeds", 0)
+    assert other.returncode == 2
+    assert "holds a world with other settings" in other.stderr
+    alone = command(*flags)
+    assert alone.returncode == 2
+    assert "a finished world is here already" in alone.stderr

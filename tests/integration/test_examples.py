@@ -12,6 +12,7 @@ import gems_ray
 TINY = {
     "train_and_evaluate.py": ["--episodes", 20, "--updates", 50, "--users", 20],
     "own_policy.py": ["--users", 50],
+    "own_agent.py": ["--steps", 30_000, "--episodes", 20, "--users", 200],
     "own_algorithm.py": ["--episodes", 20, "--updates", 50],
     "read_results.py": ["runs/tiny"],
     "tune_asha.py": ["--episodes", 20, "--updates", 200, "--trials", 4],
@@ -55,6 +56,18 @@ def test_own_policy(example):
     random, *keeping = returns(example("own_policy.py"))
     assert len(keeping) == 4
     assert keeping[0] > random  # it has seen the clicks, and remembered what was clicked
+
+
+@pytest.mark.slow
+def test_own_agent(example, tmp_path):
+    """Three hundred episodes are enough to learn something, and what is logged then can be trained on."""
+    before, after = returns(example("own_agent.py"))[:2]
+    assert after > before + 10
+    dataset = gems_ray.load_dataset(tmp_path / "sac.npz")
+    world = gems_ray.load_world("diffuse_topdown")
+    assert (dataset.metadata.quality, len(dataset)) == ("sac", 2000)
+    *_, report = gems_ray.Trainer(dataset, "bc", max_timesteps=50, world=world)
+    assert report["eval/return_mean"] > 0
 
 
 def test_own_algorithm(example):

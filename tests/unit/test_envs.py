@@ -6,7 +6,8 @@ import torch
 from gymnasium.utils.env_checker import check_env
 
 from gems_ray.envs.rollout import rollout, rollout_slates
-from gems_ray.envs.slate_env import SlateEnv, SlateVectorEnv
+from gems_ray.envs.slate_env import SlateVectorEnv
+from gems_ray.envs.users_env import SlateEnv
 from gems_ray.policies.slates import SlatePolicy
 from gems_ray.simulator import ENVIRONMENTS, TopicRec
 from tests.conftest import make_world

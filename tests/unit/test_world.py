@@ -3,14 +3,19 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from gems_ray.action_box import ActionBox
 from gems_ray.errors import WorldError
 from gems_ray.world.agent import BehaviorAgent
 from gems_ray.world.belief import GruBelief
 from gems_ray.world.bundle import find_world, load_world, shipped_worlds
-from gems_ray.world.ranker import GemsRanker, RankerConfig
+from gems_ray.world.ranker import GemsRanker, RankerConfig, make_distinct
+from gems_ray.worldmaking.collect import collect_dataset
 from gems_ray.worldmaking.sac import SacConfig, SacGems, Trajectories
+from gems_ray.worldmaking.world import without_duplicates
 
 TINY = RankerConfig(num_items=30, slate_size=3, item_dim=4, latent_dim=5, encoder_sizes=(8,), decoder_sizes=(8,))
 
@@ -29,6 +34,17 @@ def batch(rows=6):
         torch.rand((rows, 3), generator=generator) < 0.3,
         torch.randn((rows, 5), generator=generator),
     )
+
+
+def greedy(logits):
+    """Slate of one user by the rule itself: (K, I) to (K,)."""
+    slots, items = logits.shape
+    pairs = sorted((-logits[slot, item], slot, item) for slot in range(slots) for item in range(items))
+    slate = {}
+    for _, slot, item in pairs:
+        if slot not in slate and item not in slate.values():
+            slate[slot] = item
+    return np.array([slate[slot] for slot in range(slots)])
 
 
 class TestRanker:
@@ -77,6 +93,29 @@ class TestRanker:
         with torch.no_grad():
             expected = ranker.logits(latents)[0].argmax(dim=-1)
         np.testing.assert_array_equal(ranker.decode(latents), expected.numpy())
+
+    def test_decode_without_duplicates_is_greedy_assignment(self, ranker):
+        """Against the plain rule: of all free slots and items that are left, the highest logit wins."""
+        latents = 3 * torch.randn((300, 5), generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            logits = ranker.logits(latents)[0].numpy()
+        expected = np.stack([greedy(user) for user in logits])
+        distinct = ranker.without_duplicates()
+        slates = distinct.decode(latents)
+        np.testing.assert_array_equal(slates, expected)
+        assert all(len(set(slate)) == len(slate) for slate in slates.tolist())
+        plain = ranker.decode(latents)
+        repeated = np.array([len(set(slate)) < len(slate) for slate in plain.tolist()])
+        assert 50 < repeated.sum() < 300, "both kinds are among the cases"
+        np.testing.assert_array_equal(slates[~repeated], plain[~repeated])
+        np.testing.assert_array_equal(distinct.decode(latents[:1]), slates[:1])
+
+    @settings(max_examples=100, deadline=None)
+    @given(arrays(np.float32, (3, 4, 5), elements=st.integers(0, 4)))
+    def test_equal_logits_are_given_to_the_upper_slot_and_the_smaller_item(self, logits):
+        slates = logits.argmax(axis=2)
+        make_distinct(slates, logits.copy())
+        np.testing.assert_array_equal(slates, [greedy(user) for user in logits])
 
     def test_action_box_holds_mean_and_deviation(self, ranker):
         slates, clicks, _ = batch(50)
@@ -193,6 +232,21 @@ class TestBundle:
         finally:
             with torch.no_grad():
                 weight[0] = before
+
+    def test_without_duplicates_is_another_world(self, world, tmp_path):
+        """Saved and read back it is still one; what is decoded with duplicates keeps its fingerprint."""
+        assert "duplicates" not in world.ranker.config.as_data()
+        other = without_duplicates(world, "made by a test")
+        assert other.fingerprint != world.fingerprint
+        assert other.facts["made_from"] == world.fingerprint
+        other.save(tmp_path / "other")
+        loaded = load_world(tmp_path / "other")
+        assert not loaded.ranker.config.duplicates
+        assert loaded.facts["test"].keys() == {"users", "random", "oracle", "expert", "medium"}
+        dataset = collect_dataset(loaded, "random", 2, seed=0)
+        assert all(len(set(slate)) == 10 for slate in dataset.slates.tolist())
+        with pytest.raises(WorldError, match="no item twice in a slate already"):
+            without_duplicates(loaded, "again")
 
     def test_unknown_worlds(self, tmp_path):
         with pytest.raises(WorldError, match="no world `diffuse_mixx`.*Did you mean"):
