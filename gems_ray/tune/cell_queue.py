@@ -260,8 +260,8 @@ def write_state_seldom(tune_controller: Any) -> None:
 def drop_latest_values(trial: Trial) -> None:
     """Drops the last five and ten values of every metric, which Tune keeps for its averages while a trial goes on.
 
-    Tune keeps them, and the text that it writes of them, for all trials that have ended too: 120 kB for each cell in the
-    driver's memory (benchmarks/many_cells.py). The averages themselves stay.
+    Tune keeps them, and the text that it writes of them, for all trials that have ended too: 120 kB of the driver's
+    memory for each cell (benchmarks/many_cells.py). The averages themselves stay.
     """
     getattr(trial, "metric_n_steps", {}).clear()
 
