@@ -33,7 +33,10 @@ def facts(runs: Sequence[RunFolder], cells: pd.DataFrame) -> list[str]:
 def _counts(cells: pd.DataFrame) -> list[str]:
     counts = cells["status"].value_counts().sort_index()
     states = ", ".join(f"{count} {status}" for status, count in counts.items())
-    return [f"Cells: {len(cells):,}" + (f" ({states})." if states else ".")]
+    lines = [f"Cells: {len(cells):,}" + (f" ({states})." if states else ".")]
+    if again := int(cells["cell"].duplicated().sum()):
+        lines.append(f"Cells that stand in several runs and count once in comparisons: {again:,}.")
+    return lines
 
 
 def _settings(runs: Sequence[RunFolder], cells: pd.DataFrame) -> list[str]:

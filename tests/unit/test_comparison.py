@@ -167,6 +167,8 @@ def test_a_cell_that_stands_in_two_runs_counts_once(run, tmp_path):
     cells = comparison.tested_cells([again, run])
     assert len(cells) == 18
     assert set(cells["status"]) == {FINISHED}
+    text = to_markdown(comparison_tables([again, run]))
+    assert "- Cells that stand in several runs and count once in comparisons: 6." in text
 
 
 def test_damaged_records_of_versions_and_datasets_are_named(run):
