@@ -20,7 +20,14 @@ from gems_ray.worldmaking.world import WorldRecipe, train_world
 
 STEPS = 5
 SCHEDULE = AgentTraining(
-    episodes=80, random_episodes=20, users_per_round=10, buffer_episodes=30, validation_interval=20, validation_users=5
+    episodes=80,
+    random_episodes=20,
+    users_per_round=10,
+    updates_per_episode=0.2,
+    trajectories_per_update=5,
+    buffer_episodes=30,
+    validation_interval=20,
+    validation_users=5,
 )
 RECIPE = WorldRecipe(
     environment("diffuse_mix", episode_length=STEPS),

@@ -15,7 +15,7 @@ USERS, STEPS = 3, 12
 ITEMS = {name: item_vectors(environment(name), np.random.default_rng(0)) for name in ENVIRONMENTS}
 NAMES, SEEDS = st.sampled_from(sorted(ENVIRONMENTS)), st.integers(0, 2**32 - 1)
 POLICIES, ALIGNMENTS = st.sampled_from([*SLATE_POLICIES, "one item"]), st.sampled_from(["published", "aligned"])
-sometimes = settings(max_examples=40, deadline=None)
+sometimes = settings(max_examples=25, deadline=None)
 
 
 def simulator(name, alignment="published", users=USERS, seed=0):
