@@ -3,7 +3,7 @@
     python benchmarks/export.py [--cells 1000] [--rows 1000] [--format csv ...]
 
 The goals on 2 idle cores are 20 s and 2 GB for each format. The cells were never trained: their records are written as
-a run writes them. `cells` of a comparison have few rows; the learning curves have one for each report.
+a run writes them. Where the machine does other work too, the seconds of a core tell more.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import run_folders
-from startup import PROGRAM
+from startup import SCRIPT
 
 from gems_ray import metrics
 from gems_ray.experiments.run_folder import RunFolder
@@ -35,14 +35,14 @@ def write_curves(run: RunFolder, rows: int) -> None:
         (folder.path / "metrics.csv").write_text("\n".join([",".join(names), *lines, ""]), encoding="utf-8")
 
 
-def measure(*arguments: str) -> tuple[float, float]:
-    """Seconds and peak memory in 10^9 bytes of a command."""
+def measure(*arguments: str) -> tuple[float, float, float]:
+    """Seconds, seconds of a core, and peak memory in 10^9 bytes of a command."""
     begin = time.perf_counter()
-    process = subprocess.Popen([sys.executable, str(PROGRAM), *arguments], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, str(SCRIPT), *arguments], stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         sys.exit(f"{' '.join(arguments)}: exit status {status}.")
-    return time.perf_counter() - begin, usage.ru_maxrss * 1024 / 1e9
+    return time.perf_counter() - begin, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024 / 1e9
 
 
 def main() -> None:
@@ -59,9 +59,11 @@ def main() -> None:
         write_curves(RunFolder.open(path), arguments.rows)
         for form in arguments.format:
             output = folder / form
-            seconds, memory = measure("export", str(path), "--format", form, "--output", str(output))
+            seconds, core, memory = measure("export", str(path), "--format", form, "--output", str(output))
             size = sum(file.stat().st_size for file in output.iterdir()) / 1e6
-            print(f"{form:9} {seconds:6.1f} s {memory:6.2f} GB   {size:8.1f} MB written", flush=True)
+            print(
+                f"{form:9} {seconds:6.1f} s {core:6.1f} s of a core {memory:6.2f} GB {size:8.1f} MB written", flush=True
+            )
 
 
 if __name__ == "__main__":

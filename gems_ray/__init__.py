@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from gems_ray.algorithms.policy import load_policy as load_policy
     from gems_ray.api import Run as Run
     from gems_ray.api import collect as collect
+    from gems_ray.api import comparison as comparison
+    from gems_ray.api import curves as curves
     from gems_ray.api import evaluate as evaluate
     from gems_ray.api import load_dataset as load_dataset
     from gems_ray.api import load_world as load_world
@@ -43,6 +45,8 @@ _HOMES = {
     "Trainer": "learning.trainer",
     "World": "world.bundle",
     "collect": "api",
+    "comparison": "api",
+    "curves": "api",
     "evaluate": "api",
     "load_dataset": "api",
     "load_policy": "algorithms.policy",

@@ -338,6 +338,51 @@ class Run:
         return read_policy(self.folder, self.folder.find_cell(cell), checkpoint, device)
 
 
+def comparison(folders: "str | Path | Sequence[str | Path]") -> "pd.DataFrame":
+    """One row per environment, algorithm, settings and checkpoint of one or many runs, with intervals and tests.
+
+    Needs neither Ray nor torch.
+
+    Args:
+        folders: of the runs.
+    Returns:
+        mean, deviation and interquartile mean with its 95% interval in clicks per episode, score, Welch's p-value
+        against the best of the environment after Holm's correction, how often the best is better, and the names of
+        the cells; docs/analysis.md describes every column.
+    Raises:
+        RunFolderError: one is not the folder of a run, or a file of it is damaged.
+    Example:
+        gems_ray.comparison(["runs/comparison_mixed", "runs/comparison_mixed_alpha"])
+    """
+    from gems_ray.results.comparison import comparison_frame, references_of, tested_cells
+
+    runs = _opened(folders)
+    cells = tested_cells(runs)
+    return comparison_frame(cells, references_of(runs, sorted(cells["environment"].unique())))
+
+
+def curves(folders: "str | Path | Sequence[str | Path]") -> "pd.DataFrame":
+    """The learning curves of all cells of one or many runs: one row per report. Needs neither Ray nor torch.
+
+    Args:
+        folders: of the runs.
+    Returns:
+        run, cell, environment, algorithm, seed and the settings in which the cells differ; then the metrics.
+    Raises:
+        RunFolderError: one is not the folder of a run, or a file of it is damaged.
+    Example:
+        gems_ray.curves("runs/demo").groupby(["algorithm", "updates"])["eval/return_mean"].mean()
+    """
+    from gems_ray.results.curves import curves_frame
+
+    return curves_frame(_opened(folders))
+
+
+def _opened(folders: "str | Path | Sequence[str | Path]") -> "list[RunFolder]":
+    given = [folders] if isinstance(folders, str | Path) else folders
+    return [open_run(folder).folder for folder in given]
+
+
 def _read_results(folders: "str | Path | Sequence[str | Path]") -> "Results":
     from gems_ray.experiments.readable_run import ReadableRun
     from gems_ray.results.results import Results

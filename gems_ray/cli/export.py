@@ -40,15 +40,19 @@ def print_tables(run: "RunFolder") -> None:
     """Prints the result of a run."""
     from rich.console import Console
 
-    from gems_ray.results import search, tables
+    from gems_ray.results import comparison, search, tables
 
     console = Console(width=80, highlight=False)
     console.print()
     if run.experiment().search:
-        shown, notes = search.to_rich(run), search.notes(run, search.trials_frame(run))
+        shown = search.to_rich(run)
+        notes = search.notes(run, search.trials_frame(run)) + search.told_apart(run)
     else:
-        frame = tables.result_frame(run)
-        shown, notes = [tables.to_rich(frame)], tables.notes(frame)
+        cells = comparison.tested_cells([run])
+        frame = tables.result_frame(run, cells)
+        compared = comparison.comparison_frame(cells, comparison.references_of([run], list(cells["environment"])))
+        alike = comparison.alike(compared)
+        shown, notes = [tables.to_rich(frame, alike)], tables.notes(frame) + comparison.told_apart(compared)
     for table in shown:
         console.print(table)
     for note in notes:

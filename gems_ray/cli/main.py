@@ -10,6 +10,7 @@ from rich.console import Console
 
 from gems_ray.cli import jobs, world
 from gems_ray.cli.collect import collect
+from gems_ray.cli.compare import compare
 from gems_ray.cli.console import visible
 from gems_ray.cli.dashboard import dashboard
 from gems_ray.cli.export import export
@@ -44,12 +45,15 @@ for command in (
     search,
     plan,
     status,
+    watch,
     logs,
     dashboard,
     resume,
     submit,
     export,
     plot,
+    report,
+    compare,
     init_configs,
 ):
     app.command(cls=SettingsCommand if command is train else None)(command)

@@ -2,8 +2,9 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from statistics import fmean
 from types import TracebackType
 from typing import Self
 
@@ -15,7 +16,7 @@ from rich.text import Text
 from gems_ray import metrics
 from gems_ray.cli.console import console, print_line, visible
 from gems_ray.execution.listener import RunListener
-from gems_ray.experiments.cell_folder import ENDED
+from gems_ray.experiments.cell_folder import ENDED, FAILED, PENDING
 from gems_ray.experiments.progress import (
     CellProgress,
     CellState,
@@ -27,7 +28,8 @@ from gems_ray.experiments.progress import (
 )
 from gems_ray.experiments.run_folder import RunFolder
 
-SHOWN_ENDED = 12  # cells that have ended, in the live table
+# In the live table: cells that have failed, the best trials that have ended, and cells that wait.
+SHOWN_FAILED, SHOWN_BEST, SHOWN_WAITING = 8, 3, 3
 
 
 class ConsoleListener(RunListener):
@@ -103,7 +105,12 @@ class CellsListener(ConsoleListener):
             title = cell_titles(self._run).get(change.name, "")
             known = replace(read_cell(self._run.cell(change.name)), title=title)
         report = {key: value for key, value in change.report.items() if isinstance(value, int | float)}
-        cell = replace(known, state=change.state, report=report or known.report, reason=change.reason)
+        former = (
+            known.report.get(metrics.RETURN_MEAN) if _is_evaluated_again(known.report, report) else known.former_return
+        )
+        cell = replace(
+            known, state=change.state, report=report or known.report, reason=change.reason, former_return=former
+        )
         self._cells[change.name] = cell
         if not console.is_terminal and (before is None or before.state != cell.state):
             value = cell.report.get(metrics.RETURN_MEAN)
@@ -124,27 +131,85 @@ class CellsListener(ConsoleListener):
 
     def _table(self) -> Table:
         state = RunState(list(self._cells.values()), True, self._planned)
-        ended = [cell for cell in state.cells if cell.state in ENDED]
-        hidden = {cell.name for cell in ended[:-SHOWN_ENDED]}
-        table = cell_table([cell for cell in state.cells if cell.name not in hidden])
+        table = cell_table(folded(state.cells))
         table.title, table.title_justify = f"{self._minutes():.1f} min: {state.summary()}", "left"
         return table
 
 
+def folded(cells: Sequence[CellState]) -> list[CellState]:
+    """The cells for the live table: those at work, and a line for all others that are alike.
+
+    Cells that have ended become a line per environment, algorithm and state, with the means of their numbers. Failed
+    ones, the best trials, and those that come next stay.
+    """
+    failed = [cell for cell in cells if cell.state == FAILED][-SHOWN_FAILED:]
+    trials = [cell for cell in cells if cell.title and cell.state in ENDED and metrics.RETURN_MEAN in cell.report]
+    best = sorted(trials, key=lambda cell: -cell.report[metrics.RETURN_MEAN])[:SHOWN_BEST]
+    waiting = [cell for cell in cells if cell.state == PENDING]
+    at_work = [cell for cell in cells if cell.state not in (*ENDED, PENDING)]
+    kept = {cell.name for cell in (*failed, *best)}
+    alike: dict[tuple[str, str], list[CellState]] = {}
+    for cell in cells:
+        if cell.state in ENDED and cell.name not in kept:
+            alike.setdefault((cell.name.rsplit("-", 2)[0], cell.state), []).append(cell)
+    return [
+        *(_together(place, state, group) for (place, state), group in alike.items()),
+        *best,
+        *failed,
+        *at_work,
+        *waiting[:SHOWN_WAITING],
+    ]
+
+
+def _together(place: str, state: str, cells: Sequence[CellState]) -> CellState:
+    """A line for several cells that have ended in the same state."""
+    names = dict.fromkeys(name for cell in cells for name in cell.report)
+    report = {name: fmean(cell.report[name] for cell in cells if name in cell.report) for name in names}
+    title = f"{place}: {len(cells)} {'cells' if len(cells) > 1 else 'cell'}"
+    return CellState(title, state, cells[0].max_timesteps, report, title=title)
+
+
 def cell_table(cells: Sequence[CellState]) -> Table:
-    """One row per cell, for 80 columns: a long name is folded, and a column without any number is left out."""
+    """One row per cell, for 80 columns: a long name is folded, and a column without any number is left out.
+
+    Where cells have settings of their own, the hash at the end of the names makes place for them.
+    """
     table = Table(box=None, pad_edge=False)
-    table.add_column("trial" if any(cell.title for cell in cells) else "cell", overflow="fold")
+    has_settings = any(cell.settings and not cell.title for cell in cells)
+    table.add_column("trial" if any(cell.title.startswith("trial") for cell in cells) else "cell", overflow="fold")
+    if has_settings:
+        table.add_column("settings", overflow="fold")
     table.add_column("state", no_wrap=True)
     columns = {name: [value(cell) for cell in cells] for name, value in NUMBERS.items()}
     shown = {name: values for name, values in columns.items() if any(value is not None for value in values)}
+    trends = [_trend(cell) for cell in cells]
     for name in ("updates", *shown):
         table.add_column(name, justify="right", no_wrap=True)
     for index, cell in enumerate(cells):
         share = f"{100 * cell.updates / cell.max_timesteps:.0f}%" if cell.report and cell.max_timesteps else "-"
-        numbers = ["-" if (value := values[index]) is None else _short(value) for values in shown.values()]
-        table.add_row(Text(visible(cell.title or cell.name)), cell.state, share, *numbers)
+        numbers = {name: "-" if (value := values[index]) is None else _short(value) for name, values in shown.items()}
+        if "return" in numbers and any(trends):
+            numbers["return"] += f" {trends[index] or ' '}"
+        name = cell.title or (cell.name.rpartition("-")[0] if has_settings else cell.name)
+        settings = [Text(visible("" if cell.title else cell.settings))] if has_settings else []
+        table.add_row(Text(visible(name)), *settings, cell.state, share, *numbers.values())
     return table
+
+
+def _is_evaluated_again(before: Mapping[str, float], now: Mapping[str, float]) -> bool:
+    """Whether a report has another evaluation than the one before it."""
+    return metrics.RETURN_MEAN in now and any(
+        now.get(name) != before.get(name) for name in (metrics.EVALUATED, metrics.RETURN_MEAN)
+    )
+
+
+def _trend(cell: CellState) -> str:
+    """Where the return goes, by more than its standard error: up, down, or neither."""
+    now, former = cell.report.get(metrics.RETURN_MEAN), cell.former_return
+    if now is None or former is None or cell.state in ENDED:
+        return ""
+    error = cell.report.get(metrics.RETURN_SE, 0.0)
+    return "↑" if now > former + error else "↓" if now < former - error else "→"
 
 
 def _loss(cell: CellState) -> float | None:

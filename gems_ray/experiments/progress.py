@@ -8,6 +8,7 @@ from typing import Any
 from gems_ray import metrics
 from gems_ray.errors import RunFolderError
 from gems_ray.experiments.cell_folder import ENDED, RUNNING, UNFINISHED, CellFolder
+from gems_ray.experiments.records import CellResult, Report
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.metrics import SECONDS, STEP
 from gems_ray.yaml_file import yaml_text
@@ -33,6 +34,8 @@ class CellState:
     report: Mapping[str, float]  # the last one
     reason: str = ""
     title: str = ""  # for people; the name where there is none
+    settings: str = ""  # that differ from the algorithm's defaults: `alpha 0.5, batch_size 64`
+    former_return: float | None = None  # of the evaluation before the last one
 
     @property
     def updates(self) -> int:
@@ -127,19 +130,40 @@ def read_cell(folder: CellFolder, in_work: bool = False) -> CellState:
         folder: of the cell.
         in_work: whether a process trains it.
     """
-    max_timesteps, result, reason = 0, None, None
+    max_timesteps, settings, result, reason = 0, "", None, None
     try:
-        max_timesteps = folder.description.training.max_timesteps
+        description = folder.description
+        max_timesteps, settings = description.training.max_timesteps, _list(description.settings)
         result = folder.result()
         state, reason = folder.status_by(result), result and result.reason
     except RunFolderError as error:
         state, reason = UNFINISHED, str(error)
     if state not in ENDED and in_work:
         state = RUNNING
-    report = folder.last_report(result)
+    former, report = _last_reports(folder, result)
     if result and result.offline:
         report = {**report, **{metrics.offline(name): value for name, value in result.offline}}
-    return CellState(folder.path.name, state, max_timesteps, report, reason or "")
+    return CellState(
+        folder.path.name,
+        state,
+        max_timesteps,
+        report,
+        reason or "",
+        settings=settings,
+        former_return=former.get(metrics.RETURN_MEAN),
+    )
+
+
+def _last_reports(folder: CellFolder, result: CellResult | None) -> tuple[Report, Report]:
+    """The last report and the one before it; of a cell that has ended, the last one alone."""
+    if result and result.report:
+        return {}, result.report
+    former, last = ([{}, {}, *folder.metrics()])[-2:]
+    return former, last
+
+
+def _list(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {_short(value)}" for name, value in settings.items())
 
 
 def cell_titles(run: RunFolder) -> dict[str, str]:
@@ -158,9 +182,9 @@ def cell_titles(run: RunFolder) -> dict[str, str]:
     except RunFolderError:
         return titles
     for number, trial in trials.items():
-        settings = [f"{name.removeprefix(f'{trial.algorithm}.')} {_short(v)}" for name, v in trial.params.items()]
+        settings = _list({name.removeprefix(f"{trial.algorithm}."): value for name, value in trial.params.items()})
         for name in trial.cells:
-            titles.setdefault(name, _title(f"trial {number}: {', '.join(settings)}", name, len(trial.cells) > 1))
+            titles.setdefault(name, _title(f"trial {number}: {settings}", name, len(trial.cells) > 1))
     for candidate in again:
         for name in candidate.cells:
             titles.setdefault(name, _title(f"{candidate.label} again", name, several=True))

@@ -17,13 +17,14 @@
 Nothing here needs ray or torch.
 """
 
+import contextlib
 import fcntl
 import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -169,8 +170,11 @@ class RunFolder:
         Raises:
             RunFolderError: the file is damaged.
         """
+        path, content = self.path / EXPERIMENT, b""
+        with contextlib.suppress(OSError):
+            content = path.read_bytes()
         try:
-            return load_config(self.path / EXPERIMENT, Experiment)
+            return _load_experiment(path, content)
         except ConfigError as error:
             raise RunFolderError(str(error)) from None
 
@@ -304,6 +308,17 @@ class RunFolder:
         for file in (self.path / TRIALS).glob("*.yaml"):
             set_aside_if_damaged(file, partial(read_record, file, TrialRecord))
         set_aside_if_damaged(self.path / CANDIDATES, self.candidates)
+
+
+@lru_cache(maxsize=8)
+def _load_experiment(path: Path, content: bytes) -> Experiment:
+    """The experiment of a file; a file that has the same content again is not parsed again, which takes long.
+
+    Args:
+        path: of the file.
+        content: what is in it now.
+    """
+    return load_config(path, Experiment)
 
 
 def check_free(path: Path, experiment: Experiment) -> None:

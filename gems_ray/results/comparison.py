@@ -74,7 +74,7 @@ def comparison_frame(cells: pd.DataFrame, references: Mapping[str, References | 
     for environment, here in cells.groupby("environment", sort=True):
         groups = list(here.groupby(["algorithm", "settings"], sort=True))
         for checkpoint in CHECKPOINTS:
-            returns = [_returns(group, checkpoint) for _, group in groups]
+            returns = [returns_of(group, checkpoint) for _, group in groups]
             against = _against_best([[values] for values in returns], welch=True)
             for (key, group), values, compared in zip(groups, returns, against, strict=True):
                 low, high = bootstrap_interval([values], pooled_interquartile_mean, _generator())
@@ -125,7 +125,7 @@ def overall_frame(cells: pd.DataFrame, references: Mapping[str, References | Non
     for checkpoint in CHECKPOINTS:
         strata = [
             [
-                scores(_returns(part, checkpoint), references.get(name))
+                scores(returns_of(part, checkpoint), references.get(name))
                 for name, part in zip(environments, parts, strict=True)
             ]
             for _, _, parts in groups
@@ -154,6 +154,37 @@ def overall_frame(cells: pd.DataFrame, references: Mapping[str, References | Non
                 }
             )
     return pd.DataFrame(rows)
+
+
+def alike(compared: pd.DataFrame) -> set[tuple[str, str, str]]:
+    """Environment, algorithm and checkpoint of what cannot be told apart from the best, and of that best one.
+
+    Args:
+        compared: of `comparison_frame`, of one run.
+    """
+    rows = [row for row in compared.to_dict("records") if row["verdict"] == ALIKE]
+    places = {(row["environment"], row["checkpoint"]) for row in rows}
+    rows += [
+        row
+        for row in compared.to_dict("records")
+        if row["verdict"] == BEST and (row["environment"], row["checkpoint"]) in places
+    ]
+    return {(row["environment"], row["algorithm"], row["checkpoint"]) for row in rows}
+
+
+def told_apart(compared: pd.DataFrame) -> list[str]:
+    """What can be said of the differences in a table, in lines of 80 columns.
+
+    Args:
+        compared: of `comparison_frame`.
+    """
+    verdicts = set(compared["verdict"]) if len(compared) else set()
+    lines = []
+    if ALIKE in verdicts:
+        lines.append("≈: the best, and what cannot be told apart from it (Welch's test, Holm, 5%).")
+    if UNTOLD in verdicts:
+        lines.append("Too few seeds to tell algorithms apart: two are needed, five are better.")
+    return lines
 
 
 def references_of(runs: Sequence[RunFolder], environments: Sequence[str]) -> dict[str, References | None]:
@@ -199,7 +230,15 @@ def _group_settings(cells: pd.DataFrame) -> list[str]:
     ]
 
 
-def _returns(group: pd.DataFrame, checkpoint: str) -> Values:
+def returns_of(group: pd.DataFrame, checkpoint: str) -> Values:
+    """Clicks per episode of the test users, one number for each cell that has them.
+
+    Args:
+        group: rows of `tested_cells`.
+        checkpoint: last or best.
+    Returns:
+        (n,).
+    """
     done = group[group["status"].isin(WITH_RESULT)]
     return done[f"{checkpoint}_return"].dropna().to_numpy(dtype=float)
 

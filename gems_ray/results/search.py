@@ -17,6 +17,7 @@ from gems_ray.experiments.records import CellResult
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.files import write_text_atomically
 from gems_ray.results.cells import cells_frame
+from gems_ray.results.comparison import ALIKE, BEST, UNTOLD, comparison_frame, tested_cells
 from gems_ray.results.facts import facts
 from gems_ray.results.tables import markdown_facts
 from gems_ray.results.text_table import TextTable, markdown_table
@@ -182,6 +183,22 @@ def notes(run: RunFolder, trials: pd.DataFrame) -> list[str]:
     correlation = rank_correlation(trials)
     if correlation is not None:
         lines.append(f"fqe ranks the trials like the return in the simulator with Spearman's {correlation:.2f}.")
+    return lines
+
+
+def told_apart(run: RunFolder) -> list[str]:
+    """Which candidates the test users cannot tell apart from the best, a sentence for each environment."""
+    label = {name: candidate.label for candidate in run.candidates() or [] for name in candidate.cells}
+    compared = comparison_frame(tested_cells([run]), {})
+    if compared.empty:
+        return []
+    last = compared[compared["checkpoint"] == "last"]
+    last = last.assign(label=[label[cells.split()[0]] for cells in last["cells"]])
+    lines = ["Too few seeds to tell candidates apart."] if (last["verdict"] == UNTOLD).any() else []
+    for environment, rows in last.groupby("environment", sort=True):
+        best, alike = (rows[rows["verdict"] == verdict]["label"].tolist() for verdict in (BEST, ALIKE))
+        if alike:
+            lines.append(f"{environment}: {', '.join(alike)} cannot be told apart from the best, {best[0]}.")
     return lines
 
 

@@ -45,7 +45,7 @@ def all_settings(description: CellDescription, searched: Mapping[str, Any]) -> d
     """
     found = {**searched, **description.settings}
     for section in SECTIONS:
-        found |= _flat(section, getattr(description, section).model_dump(mode="json"))
+        found |= flat(section, getattr(description, section).model_dump(mode="json"))
     return {name: _scalar(value) for name, value in found.items() if name not in NO_SETTINGS}
 
 
@@ -81,11 +81,12 @@ def _of_one_kind(values: list[Value]) -> list[Value]:
     return values if len(kinds) < 2 else [None if value is None else yaml_text(value) for value in values]
 
 
-def _flat(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
+def flat(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings as one, with names such as `training.device`."""
     found: dict[str, Any] = {}
     for name, value in values.items():
-        key = f"{prefix}.{name}"
-        found |= _flat(key, value) if isinstance(value, Mapping) else {key: value}
+        key = f"{prefix}.{name}" if prefix else name
+        found |= flat(key, value) if isinstance(value, Mapping) else {key: value}
     return found
 
 

@@ -1,9 +1,9 @@
 """The result table of a run: per environment and algorithm, mean and deviation over seeds of the test return."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 from rich.table import Table
@@ -15,7 +15,7 @@ from gems_ray.files import write_text_atomically
 from gems_ray.results.cells import DIAGNOSTICS, cells_frame, rounded
 from gems_ray.results.facts import facts
 from gems_ray.results.text import escape_markdown
-from gems_ray.results.text_table import TextTable, markdown_table
+from gems_ray.results.text_table import TextTable, draw, markdown_table
 
 DIAGNOSTICS_NOTES = ("Means over seeds at the last checkpoint.", *(c.note for c in DIAGNOSTICS if c.note))
 
@@ -112,21 +112,29 @@ def text_tables(table: pd.DataFrame) -> list[TextTable]:
     return [*shown, TextTable("Diagnostics", header, rows, notes=DIAGNOSTICS_NOTES)] if rows else shown
 
 
-def to_rich(table: pd.DataFrame) -> Table:
-    """The table for a terminal of 80 columns."""
+def to_rich(table: pd.DataFrame, alike: Container[tuple[str, str, str]] = ()) -> Table:
+    """The table for a terminal of 80 columns.
+
+    Args:
+        table: of `result_frame`.
+        alike: environment, algorithm and checkpoint of what cannot be told apart from the best; such a mean is marked.
+    """
     header, rows = _display(table)
-    drawn = Table(box=None, pad_edge=False)
-    for index, name in enumerate(header):
-        folds = name == "algorithm"  # the only name that may be too long for 80 columns
-        justify: Literal["left", "right"] = "left" if index < 2 else "right"
-        drawn.add_column(name, justify=justify, no_wrap=not folds, overflow="fold" if folds else "ellipsis")
-    environment = None
-    for row in rows:
-        if environment not in (None, row[0]):
-            drawn.add_section()
-        drawn.add_row(row[0] if row[0] != environment else "", *row[1:])
-        environment = row[0]
-    return drawn
+    marked = [
+        [f"{cell}{_mark(row, CHECKPOINT_COLUMNS[index], alike)}" if index in CHECKPOINT_COLUMNS else cell
+         for index, cell in enumerate(row)]
+        for row in rows
+    ]  # fmt: skip
+    return draw(TextTable("", header, marked), folded=("algorithm",))
+
+
+CHECKPOINT_COLUMNS = {2: "last", 4: "best"}
+
+
+def _mark(row: Sequence[str], checkpoint: str, alike: Container[tuple[str, str, str]]) -> str:
+    if not alike:
+        return ""
+    return " ≈" if (row[0], row[1], checkpoint) in alike else "  "
 
 
 def _score(value: float, references: References | None) -> float:

@@ -3,10 +3,13 @@
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import pandas as pd
+from rich.table import Table
+from rich.text import Text
 
-from gems_ray.results.text import escape_markdown, one_line
+from gems_ray.results.text import escape_markdown, one_line, visible
 
 HTML_STYLE = (
     "body{font-family:sans-serif;max-width:70em;margin:2em auto;padding:0 1em;color-scheme:light dark}"
@@ -32,6 +35,28 @@ class TextTable:
     rows: Sequence[Sequence[str]]
     left: int = 2
     notes: Sequence[str] = ()
+
+
+def draw(table: TextTable, folded: Sequence[str] = ()) -> Table:
+    """A table for the terminal: what repeats in the first column is left out, and nothing in it is markup.
+
+    Args:
+        table: with a header.
+        folded: headings of the columns that are broken where the terminal is too narrow.
+    """
+    drawn = Table(box=None, pad_edge=False)
+    for index, name in enumerate(table.header):
+        justify: Literal["left", "right"] = "left" if index < table.left else "right"
+        folds = name in folded
+        drawn.add_column(name, justify=justify, no_wrap=not folds, overflow="fold" if folds else "ellipsis")
+    before = None
+    for row in table.rows:
+        if before not in (None, row[0]):
+            drawn.add_section()
+        first = row[0] if row[0] != before else ""
+        drawn.add_row(*(Text(visible(cell)) for cell in (first, *row[1:])))
+        before = row[0]
+    return drawn
 
 
 def to_markdown(tables: Sequence[TextTable]) -> str:

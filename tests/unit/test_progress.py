@@ -3,15 +3,17 @@
 import sys
 
 import pytest
+from rich.console import Console
 
 from gems_ray.cli.console import console
 from gems_ray.cli.main import main
+from gems_ray.cli.progress import CellsListener, cell_table, folded
 from gems_ray.errors import RunFolderError
 from gems_ray.evaluation.record import OfflineEvaluation
 from gems_ray.experiments.candidates import trial_cells
 from gems_ray.experiments.cell_folder import DIVERGED, ENDED, FAILED, FINISHED, PRUNED, RUNNING
 from gems_ray.experiments.check import check_experiment
-from gems_ray.experiments.progress import CellState, RunState, describe_seconds, read_cell, read_progress
+from gems_ray.experiments.progress import CellProgress, CellState, RunState, describe_seconds, read_cell, read_progress
 from gems_ray.experiments.records import CandidateRecord, CellResult, TrialRecord
 from gems_ray.experiments.run_folder import RunFolder
 from tests.unit.conftest import MACHINE, make_run
@@ -199,6 +201,61 @@ def test_status_fits_80_columns_and_crops_no_number(tmp_path, shown):
         "Continue with:",
         f"  python run_tune.py resume '{run.path}'",
     ]
+
+
+def test_status_names_settings_and_where_the_return_goes(tmp_path, shown):
+    run = make_run(tmp_path / "run", settings={"td3_bc": {"alpha": 0.5, "batch_size": 64}})
+    first, second, third = run.cells()
+    for value in (40.0, 50.0, 46.0):
+        first.append_metrics({"updates": int(value), "eval/return_mean": value, "eval/return_se": 2.0})
+        second.append_metrics({"updates": int(value), "eval/return_mean": value, "eval/return_se": 9.0})
+    third.append_metrics({"updates": 1, "eval/return_mean": 7.0})
+    lines = shown("status", run.path)
+    assert lines[0].split() == ["cell", "settings", "state", "updates", "return"]
+    rows = [line for line in lines if line.startswith("diffuse_mix")]
+    numbers = [row.split("unfinished")[1].split() for row in rows]
+    assert numbers == [["5%", "46.0", "↓"], ["5%", "46.0", "→"], ["0%", "7"]]
+    assert all("alpha 0.5, batch_size 64" in row for row in rows)
+    assert all(row.startswith(f"diffuse_mix-td3_bc-seed{seed} ") for seed, row in enumerate(rows))
+    assert max(map(len, lines[:-1])) <= 80
+
+
+def test_cells_that_have_ended_fold_away(tmp_path):
+    def cell(number, state, value=None, title=""):
+        report = {} if value is None else {"updates": 9, "eval/return_mean": value}
+        return CellState(f"diffuse_mix-td3_bc-seed{number}-abc", state, 9, report, title=title)
+
+    grid = [cell(number, FINISHED, 10.0 * number) for number in range(5)]
+    grid += [cell(5, FAILED), cell(6, RUNNING, 3.0), *(cell(number, "pending") for number in range(7, 20))]
+    shown = folded(grid)
+    assert [one.title or one.name for one in shown] == [
+        "diffuse_mix-td3_bc: 5 cells", *(f"diffuse_mix-td3_bc-seed{number}-abc" for number in (5, 6, 7, 8, 9)),
+    ]  # fmt: skip
+    assert shown[0].report["eval/return_mean"] == 20
+    trials = [
+        cell(number, PRUNED if number == 4 else FINISHED, 10.0 * number, f"trial {number}") for number in range(6)
+    ]
+    assert [one.title for one in folded(trials)] == [
+        "diffuse_mix-td3_bc: 3 cells", "trial 5", "trial 4", "trial 3",
+    ]  # fmt: skip
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    console.print(cell_table(shown))
+    assert max(map(len, console.export_text().splitlines())) <= 80
+
+
+def test_the_live_table_hears_where_the_return_goes(run):
+    listener = CellsListener()
+    listener.on_training(run)
+    name = run.cells()[0].path.name
+    for updates, value in ((0, 40.0), (50, 50.0), (60, 50.0)):
+        evaluated = min(updates, 50)
+        report = {"updates": updates, "evaluated_updates": evaluated, "eval/return_mean": value, "eval/return_se": 1.0}
+        listener.on_cell(CellProgress(name, RUNNING, report))
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    console.print(listener._table())
+    text = console.export_text()
+    assert "50.0 ↑" in text  # a report without a new evaluation changes no trend
+    assert text.count("pending") == 2 + 1  # the cells, and their number above
 
 
 def test_status_of_a_search_names_settings_and_the_objective(tmp_path, shown):
