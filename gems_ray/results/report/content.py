@@ -163,12 +163,13 @@ def log_end(folder: CellFolder, size: int) -> str:
     path: Path = folder.log
     try:
         with path.open("rb") as file:
-            file.seek(max(0, file.seek(0, 2) - size))
-            text = file.read().decode("utf-8", errors="replace")
+            begin = max(0, file.seek(0, 2) - size)
+            file.seek(begin)
+            text = file.read()
     except OSError:
         return ""
-    _, _, whole = text.partition("\n") if len(text) >= size else ("", "", text)
-    return whole.rstrip("\n")
+    whole = text.partition(b"\n")[2] if begin else text
+    return whole.decode("utf-8", errors="replace").rstrip("\n")
 
 
 def _curves(results: Results, index: dict[tuple[str, str], int]) -> dict[str, Any]:

@@ -36,7 +36,9 @@ function showCurves() {
   const seeds = element("label", { class: "check" }, element("input", { type: "checkbox", id: "every-seed", checked: chosen.seeds, onchange: (event) => { chosen.seeds = event.target.checked; draw(); } }), "every seed");
   const cut = element("p", { class: "note", role: "status" });
   const draw = () => {
-    const width = Math.max(280, Math.min(760, (charts.clientWidth || 700) / Math.max(1, Math.min(curves.environments.length, Math.floor((charts.clientWidth || 700) / 384))) - 40));
+    const room = charts.clientWidth || 700, gap = 20, least = 384; // as in the style
+    const columns = Math.max(1, Math.min(curves.environments.length, Math.floor((room + gap) / (least + gap))));
+    const width = Math.max(280, (room - gap * (columns - 1)) / columns - 26);
     const visible = (group) => !chosen.hidden.has(curves.groups[group]);
     let left = 0;
     charts.replaceChildren(...curves.environments.map((environment, place) => {
