@@ -9,6 +9,8 @@ from gems_ray.errors import ConfigError
 from gems_ray.results.format_names import STANDARD, Format
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from gems_ray.experiments.run_folder import RunFolder
 
 
@@ -25,19 +27,26 @@ def export(
     """Write cells, learning curves, results and comparison of runs as tables, and print the result."""
     from gems_ray.cli.console import print_line
     from gems_ray.experiments.run_folder import RunFolder
+    from gems_ray.results.cells import cells_frame
     from gems_ray.results.export import export_runs
 
     folders = [RunFolder.open(run) for run in dict.fromkeys(runs)]
     if output is None and len(folders) > 1:
         raise ConfigError("export: several runs, and no folder for their tables. Choose one with --output.")
+    cells = cells_frame(*folders)
     for folder in folders:
-        print_tables(folder)
-    for path in export_runs(folders, output or folders[0].path, formats or STANDARD):
+        print_tables(folder, cells if len(folders) == 1 else None)
+    for path in export_runs(folders, output or folders[0].path, formats or STANDARD, cells):
         print_line(f"Wrote {path}")
 
 
-def print_tables(run: "RunFolder") -> None:
-    """Prints the result of a run."""
+def print_tables(run: "RunFolder", cells: "pd.DataFrame | None" = None) -> None:
+    """Prints the result of a run.
+
+    Args:
+        run: that is read.
+        cells: its `cells_frame`, if it has been read already.
+    """
     from rich.console import Console
 
     from gems_ray.results import comparison, search, tables
@@ -48,7 +57,7 @@ def print_tables(run: "RunFolder") -> None:
         shown = search.to_rich(run)
         notes = search.notes(run, search.trials_frame(run)) + search.told_apart(run)
     else:
-        cells = comparison.tested_cells([run])
+        cells = comparison.tested_cells([run], cells)
         frame = tables.result_frame(run, cells)
         compared = comparison.comparison_frame(cells, comparison.references_of([run], list(cells["environment"])))
         alike = comparison.alike(compared)

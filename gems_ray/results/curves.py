@@ -1,6 +1,7 @@
 """The learning curves of all cells of one or many runs, as one long table."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -34,13 +35,15 @@ def curves_frame(runs: Sequence[RunFolder], cells: pd.DataFrame | None = None) -
     known = cells if "run" in cells else cells.assign(run=names[0] if names else None)
     first = ["run", "cell", *KEYS, *setting_columns(cells)]
     of_cell = {(row["run"], row["cell"]): row for row in known[first].to_dict("records")}
+    folders = [(name, folder) for name, run in zip(names, runs, strict=True) for folder in run.cells()]
+    with ThreadPoolExecutor() as pool:  # Arrow reads without Python's lock
+        read = list(pool.map(_read, [folder for _, folder in folders]))
     tables = []
-    for name, run in zip(names, runs, strict=True):
-        for folder in run.cells():
-            table, row = _read(folder), of_cell.get((name, folder.path.name))
-            if table.num_rows and row is not None:  # a cell that has begun since has none
-                keys = {key: pa.repeat(_scalar(value), table.num_rows) for key, value in row.items()}
-                tables.append(pa.table({**keys, **dict(zip(table.column_names, table.columns, strict=True))}))
+    for (name, folder), table in zip(folders, read, strict=True):
+        row = of_cell.get((name, folder.path.name))
+        if table.num_rows and row is not None:  # a cell that has begun since has none
+            keys = {key: pa.repeat(_scalar(value), table.num_rows) for key, value in row.items()}
+            tables.append(pa.table({**keys, **dict(zip(table.column_names, table.columns, strict=True))}))
     if not tables:
         return pd.DataFrame(columns=[*first, STEP])
     return pa.concat_tables(tables, promote_options="permissive").to_pandas(self_destruct=True)

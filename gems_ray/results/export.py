@@ -25,7 +25,12 @@ def write_tables(run: RunFolder, folder: Path) -> list[Path]:
     return tables.export(run, folder)
 
 
-def export_runs(runs: Sequence[RunFolder], folder: Path, formats: Sequence[Format] = STANDARD) -> list[Path]:
+def export_runs(
+    runs: Sequence[RunFolder],
+    folder: Path,
+    formats: Sequence[Format] = STANDARD,
+    cells: pd.DataFrame | None = None,
+) -> list[Path]:
     """Writes everything that can be read from one or many runs: cells, learning curves, results, comparison.
 
     One run has its own result table too, or its trials and candidates. The learning curves of all cells are in the
@@ -35,13 +40,14 @@ def export_runs(runs: Sequence[RunFolder], folder: Path, formats: Sequence[Forma
         runs: that are read.
         folder: of the files.
         formats: of the files.
+        cells: the `cells_frame` of the runs, if it has been read already.
     Returns:
         the paths of the files.
     Raises:
         RunFolderError: a file of a run is damaged.
         ConfigError: the package for a format is not installed.
     """
-    cells = cells_frame(*runs)
+    cells = cells_frame(*runs) if cells is None else cells
     tested = tested_cells(runs, cells)
     references = references_of(runs, sorted(tested["environment"].unique()))
     described = facts(runs, cells)

@@ -1,9 +1,11 @@
 """What stands under every table: where its numbers come from, and which cells are missing in it."""
 
+import contextlib
 from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
+from gems_ray.errors import RunFolderError
 from gems_ray.experiments.cell_folder import FAILED, FINISHED
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.results.cells import run_names
@@ -31,7 +33,10 @@ def facts(runs: Sequence[RunFolder], cells: pd.DataFrame) -> list[str]:
 def _counts(cells: pd.DataFrame) -> list[str]:
     counts = cells["status"].value_counts().sort_index()
     states = ", ".join(f"{count} {status}" for status, count in counts.items())
-    return [f"Cells: {len(cells):,}" + (f" ({states})." if states else ".")]
+    lines = [f"Cells: {len(cells):,}" + (f" ({states})." if states else ".")]
+    if again := int(cells["cell"].duplicated().sum()):
+        lines.append(f"Cells that stand in several runs and count once in comparisons: {again:,}.")
+    return lines
 
 
 def _settings(runs: Sequence[RunFolder], cells: pd.DataFrame) -> list[str]:
@@ -48,7 +53,8 @@ def _settings(runs: Sequence[RunFolder], cells: pd.DataFrame) -> list[str]:
 def _data(runs: Sequence[RunFolder], cells: pd.DataFrame) -> list[str]:
     known: dict[tuple[str, str], int] = {}
     for run in runs:
-        known |= {(name, facts.fingerprint): facts.transitions for name, facts in run.datasets().items()}
+        with contextlib.suppress(RunFolderError):  # damaged: the cells say their fingerprints
+            known |= {(name, facts.fingerprint): facts.transitions for name, facts in run.datasets().items()}
     lines = []
     for environment, here in cells.groupby("environment", sort=True):
         seen = here.dropna(subset=["dataset_fingerprint"])
@@ -65,7 +71,10 @@ def _data(runs: Sequence[RunFolder], cells: pd.DataFrame) -> list[str]:
 
 
 def _versions(name: str, run: RunFolder) -> list[str]:
-    machine = run.machine()
+    try:
+        machine = run.machine()
+    except RunFolderError:  # the numbers do not depend on it
+        return [f"Run {name}: the record of its versions is damaged."]
     if machine is None:
         return [f"Run {name}: the versions of its packages were not recorded."]
     packages = [f"{package} {found}" for package in PACKAGES if (found := getattr(machine, package))]

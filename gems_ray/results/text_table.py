@@ -14,7 +14,8 @@ from gems_ray.results.text import escape_markdown, one_line, visible
 HTML_STYLE = (
     "body{font-family:sans-serif;max-width:70em;margin:2em auto;padding:0 1em;color-scheme:light dark}"
     "table{border-collapse:collapse}th,td{padding:.2em .6em;border-bottom:1px solid #8886;text-align:right}"
-    "th{border-bottom:2px solid}td.word,th.word{text-align:left}p{max-width:50em}div{overflow-x:auto}"
+    "th{border-bottom:2px solid}td,th{white-space:nowrap}td.word,th.word{text-align:left;white-space:normal}"
+    "p{max-width:50em}div{overflow-x:auto}"
 )
 
 

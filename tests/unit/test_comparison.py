@@ -167,6 +167,18 @@ def test_a_cell_that_stands_in_two_runs_counts_once(run, tmp_path):
     cells = comparison.tested_cells([again, run])
     assert len(cells) == 18
     assert set(cells["status"]) == {FINISHED}
+    text = to_markdown(comparison_tables([again, run]))
+    assert "- Cells that stand in several runs and count once in comparisons: 6." in text
+
+
+def test_damaged_records_of_versions_and_datasets_are_named(run):
+    (run.path / "machine.json").write_text("{")
+    (run.path / "datasets.json").write_text("[]")
+    text = to_markdown(comparison_tables([run]))
+    assert "- Run first: the record of its versions is damaged." in text
+    assert "dataset expert, fingerprint d1, world w1." in text
+    (run.path / "machine.json").unlink()
+    assert "- Run first: the versions of its packages were not recorded." in to_markdown(comparison_tables([run]))
 
 
 def test_nothing_yet(tmp_path):
