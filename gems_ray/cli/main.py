@@ -19,12 +19,14 @@ from gems_ray.cli.init_configs import init_configs
 from gems_ray.cli.logs import logs
 from gems_ray.cli.plan import plan
 from gems_ray.cli.plot import plot
+from gems_ray.cli.report import report
 from gems_ray.cli.resume import resume
 from gems_ray.cli.search import search
 from gems_ray.cli.settings import SettingsCommand
 from gems_ray.cli.status import status
 from gems_ray.cli.submit import submit
 from gems_ray.cli.train import train
+from gems_ray.cli.watch import watch
 from gems_ray.errors import GemsRayError
 from gems_ray.execution.interruption import listening
 from gems_ray.program import program_name
@@ -46,6 +48,7 @@ for command in (
     search,
     plan,
     status,
+    watch,
     logs,
     dashboard,
     resume,
@@ -53,6 +56,7 @@ for command in (
     export,
     compare,
     plot,
+    report,
     init_configs,
 ):
     app.command(cls=SettingsCommand if command is train else None)(command)

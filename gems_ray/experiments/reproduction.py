@@ -4,11 +4,14 @@ import json
 from functools import lru_cache
 from typing import Any
 
+from gems_ray import __version__
 from gems_ray.experiments.records import CellDescription
 from gems_ray.experiments.run_folder import EXPERIMENT, RunFolder
 from gems_ray.experiments.spec import Experiment
 from gems_ray.program import command_line
 from gems_ray.yaml_file import dump_yaml
+
+VERSION = __version__  # of the program that reads
 
 
 def run_again(run: RunFolder) -> str:

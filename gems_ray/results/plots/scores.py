@@ -13,6 +13,7 @@ from gems_ray.results.text import one_line
 NO_SCORES = "No cell has a return of the test users yet, or there are no references to make a score of it."
 SCORE = "score (0 = random slates, 100 = behaviour agent)"
 TITLES = {"last": "last checkpoint", "best": "best on the validation users"}
+WIDE = 10  # ratio from which on an axis is logarithmic
 CLONING, DIVERSITY = "cloning_error", "distinct_slates"
 
 
@@ -105,7 +106,8 @@ def _trade_off(results: Results, column: str, label: str) -> Figure:
             )
         if known := results.references.get(environment):
             axis.axhline(known.behavior.return_mean, color=GREY, linestyle="-.", linewidth=1, label="behavior")
-        if (cells[column].astype(float) > 0).all():
+        values = cells[column].astype(float)
+        if values.min() > 0 and values.max() > WIDE * values.min():
             axis.set_xscale("log")
             plain_log_ticks(axis)
         axis.set_xlabel(label, fontsize=8)

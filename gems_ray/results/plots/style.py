@@ -13,7 +13,7 @@ import matplotlib as mpl
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter
+from matplotlib.ticker import LogLocator
 
 from gems_ray.files import atomic_path
 from gems_ray.results.text import one_line
@@ -110,8 +110,9 @@ def plain_log_ticks(axis: Axes) -> None:
     """Numbers as they are on logarithmic axes: powers would need the mathematical text that names must not have."""
     for side in (axis.xaxis, axis.yaxis):
         if side.get_scale() == "log":
-            side.set_major_formatter(LogFormatter())
-            side.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.6)))
+            side.set_minor_locator(LogLocator(subs=(2, 5)))
+            side.set_major_formatter(lambda value, _: f"{value:g}")
+            side.set_minor_formatter(lambda value, _: f"{value:g}")
 
 
 def empty(message: str) -> Figure:

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gems_ray import metrics
 from gems_ray.experiments.cell_folder import FAILED, CellFolder
 from gems_ray.experiments.progress import read_progress
 from gems_ray.experiments.readable_run import ReadableRun
 from gems_ray.experiments.reproduction import VERSION, cell_experiment, run_again
+from gems_ray.metrics import CLONING_ERROR, DISTINCT_SLATES, Q_BOUND, Q_POLICY, RETURN_MEAN, STEP, train
 from gems_ray.results import search
 from gems_ray.results.cells import setting_columns
 from gems_ray.results.comparison_tables import tables_of
@@ -27,12 +27,12 @@ from gems_ray.results.text import visible
 from gems_ray.results.text_table import TextTable
 
 METRICS = {
-    metrics.RETURN_MEAN: "return of the validation users, clicks per episode",
-    metrics.Q_POLICY: "mean Q of the policy's actions",
-    metrics.CLONING_ERROR: "cloning error, squared distance from logged actions",
-    metrics.DISTINCT_SLATES: "different slates shown to the validation users",
-    metrics.train("critic_loss"): "critic loss",
-    metrics.train("actor_loss"): "actor loss",
+    RETURN_MEAN: "return of the validation users, clicks per episode",
+    Q_POLICY: "mean Q of the policy's actions",
+    CLONING_ERROR: "cloning error, squared distance from logged actions",
+    DISTINCT_SLATES: "different slates shown to the validation users",
+    train("critic_loss"): "critic loss",
+    train("actor_loss"): "actor loss",
 }
 STRETCHES = 30  # of the curve of a cell that has more reports than can be drawn; two points each
 CELL_LOG, FAILED_LOG = 1_000, 6_000  # bytes of the end of a log
@@ -163,12 +163,13 @@ def log_end(folder: CellFolder, size: int) -> str:
     path: Path = folder.log
     try:
         with path.open("rb") as file:
-            file.seek(max(0, file.seek(0, 2) - size))
-            text = file.read().decode("utf-8", errors="replace")
+            begin = max(0, file.seek(0, 2) - size)
+            file.seek(begin)
+            text = file.read()
     except OSError:
         return ""
-    _, _, whole = text.partition("\n") if len(text) >= size else ("", "", text)
-    return whole.rstrip("\n")
+    whole = text.partition(b"\n")[2] if begin else text
+    return whole.decode("utf-8", errors="replace").rstrip("\n")
 
 
 def _curves(results: Results, index: dict[tuple[str, str], int]) -> dict[str, Any]:
@@ -187,7 +188,7 @@ def _curves(results: Results, index: dict[tuple[str, str], int]) -> dict[str, An
                 {
                     "environment": environments.index(environment),
                     "group": groups.index(group),
-                    "x": mean[metrics.STEP].astype(int).tolist(),
+                    "x": mean[STEP].astype(int).tolist(),
                     "mean": _rounded(mean["mean"]),
                     "low": _rounded(mean["low"]),
                     "high": _rounded(mean["high"]),
@@ -196,7 +197,7 @@ def _curves(results: Results, index: dict[tuple[str, str], int]) -> dict[str, An
             )
         cells = []
         for (run, cell), curve in curves.groupby(["run", "cell"], sort=False):
-            x, y = curve[metrics.STEP].to_numpy(), curve[metric].to_numpy()
+            x, y = curve[STEP].to_numpy(), curve[metric].to_numpy()
             kept = lowest_and_highest(y)
             thinned = max(thinned, len(y) if len(kept) < len(y) else 0)
             place = (environments.index(curve["environment"].iloc[0]), groups.index(curve["group"].iloc[0]))
@@ -212,9 +213,9 @@ def _curves(results: Results, index: dict[tuple[str, str], int]) -> dict[str, An
     found["references"] = [
         {} if (known := results.references.get(name)) is None else _references(known) for name in environments
     ]
-    bounds = results.group_curves(metrics.Q_BOUND)
+    bounds = results.group_curves(Q_BOUND)
     found["bounds"] = [
-        sorted(set(_rounded(bounds.loc[bounds["environment"] == name, metrics.Q_BOUND].drop_duplicates())))
+        sorted(set(_rounded(bounds.loc[bounds["environment"] == name, Q_BOUND].drop_duplicates())))
         if len(bounds)
         else []
         for name in environments

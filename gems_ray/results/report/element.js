@@ -20,11 +20,14 @@ function fill(made, attributes, children) {
   return made;
 }
 
+const WHOLE = new Intl.NumberFormat("en");
+const DECIMAL = new Intl.NumberFormat("en", { maximumFractionDigits: 3 });
+
 /** A number for people: as many digits as can be read off a curve. */
 function shown(value) {
   if (value === null || value === undefined) return "–";
   const size = Math.abs(value);
-  return size >= 1000 ? Math.round(value).toLocaleString("en") : size >= 100 ? value.toFixed(1) : String(+value.toPrecision(3));
+  return size >= 1000 ? WHOLE.format(Math.round(value)) : size >= 100 ? value.toFixed(1) : String(+value.toPrecision(3));
 }
 
 /** A select with its label. */

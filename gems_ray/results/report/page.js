@@ -1,5 +1,6 @@
 "use strict";
 
+const MOST_ROWS = 200; // of the table of cells, until all are asked for
 const MOST_SEEDS = 200; // lines of seeds that a reader can still tell something from
 const TITLES = { failed: "Failed", diverged: "Diverged", slates: "Few slates", bc: "Below cloning", seeds: "Few seeds", peak: "Past its peak", bound: "Q above its bound", cells: "Not complete", gap: "Damaged file" };
 // What the reader chose: it outlives a refresh.
@@ -36,7 +37,9 @@ function showCurves() {
   const seeds = element("label", { class: "check" }, element("input", { type: "checkbox", id: "every-seed", checked: chosen.seeds, onchange: (event) => { chosen.seeds = event.target.checked; draw(); } }), "every seed");
   const cut = element("p", { class: "note", role: "status" });
   const draw = () => {
-    const width = Math.max(280, Math.min(760, (charts.clientWidth || 700) / Math.max(1, Math.min(curves.environments.length, Math.floor((charts.clientWidth || 700) / 384))) - 40));
+    const room = charts.clientWidth || 700, gap = 20, least = 384; // as in the style
+    const columns = Math.max(1, Math.min(curves.environments.length, Math.floor((room + gap) / (least + gap))));
+    const width = Math.max(280, (room - gap * (columns - 1)) / columns - 26);
     const visible = (group) => !chosen.hidden.has(curves.groups[group]);
     let left = 0;
     charts.replaceChildren(...curves.environments.map((environment, place) => {
@@ -64,10 +67,12 @@ function same(table, next) {
 }
 
 function showResults() {
-  part("results").replaceChildren(...data.tables.flatMap((table, index) => [
-    sortableTable({ id: `table-${index}`, title: table.title, header: table.header, left: table.left, rows: table.rows,
-      kept: (chosen.orders[table.title] ??= {}), row: (at) => [element("tr", {}, ...cellsOf(table.rows[at], table.left))] }),
-    ...(same(table, data.tables[index + 1]) ? [] : table.notes.map((note) => element("p", { class: "note" }, note)))]));
+  part("results").replaceChildren(...data.tables.flatMap((table, index) => {
+    const { box, show } = sortableTable({ id: `table-${index}`, title: table.title, header: table.header, left: table.left, rows: table.rows,
+      kept: (chosen.orders[table.title] ??= {}), row: (at) => [element("tr", {}, ...cellsOf(table.rows[at], table.left))] });
+    show();
+    return [box, ...(same(table, data.tables[index + 1]) ? [] : table.notes.map((note) => element("p", { class: "note" }, note)))];
+  }));
   if (!data.tables.length) part("results").append(element("p", {}, "No cell has a return of the test users yet."));
 }
 
@@ -84,56 +89,55 @@ function detailsOf(index) {
 function showCells() {
   const { header, words, rows, details, choices } = data.cells;
   const status = header.indexOf("status");
-  const made = rows.map((values, index) => {
-    const name = details[index].cell;
-    const button = element("button", { type: "button", class: "open-cell", id: `open-${index}`, "aria-expanded": "false", "aria-label": `Details of ${name}` }, "+");
-    const cells = cellsOf(values, words);
-    cells[status].classList.add(values[status]);
-    const row = element("tr", {}, element("td", { class: "word" }, button), ...cells);
-    let below = null;
-    const turn = (open) => {
-      if (open && !below) {
-        below = element("tr", { class: "details" }, element("td", { colspan: header.length + 1 }, detailsOf(index)));
-        row.after(below);
-      } else if (!open && below) {
-        below.remove();
-        below = null;
-      }
-      button.textContent = open ? "−" : "+";
-      button.setAttribute("aria-expanded", String(open));
-      row.classList.toggle("open", open);
-      if (open) chosen.open.add(name); else chosen.open.delete(name);
-    };
-    button.addEventListener("click", () => turn(!below));
-    return { row, values, turn, name, text: [name, details[index].reason, ...values].join(" ").toLowerCase(), rows: () => (below ? [row, below] : [row]) };
-  });
-  const count = element("p", { class: "count", role: "status" });
-  const filter = () => {
-    let visible = 0;
-    for (const each of made) {
-      const fits = each.text.includes(chosen.search.toLowerCase()) && choices.every((name) => !chosen.filters[name] || String(each.values[header.indexOf(name)]) === chosen.filters[name]);
-      for (const row of each.rows()) row.hidden = !fits;
-      visible += fits;
-    }
-    count.textContent = `${visible.toLocaleString("en")} of ${made.length.toLocaleString("en")} cells`;
+  const made = new Map();
+  const texts = rows.map((values, index) => [details[index].cell, details[index].reason, ...values].join(" ").toLowerCase());
+  const columns = choices.map((name) => [name, header.indexOf(name)]);
+  const row = (index) => {
+    if (!made.has(index)) made.set(index, rowOfCell(index, rows[index], status, words));
+    return made.get(index)();
   };
-  const search = element("input", { type: "search", id: "search", value: chosen.search, oninput: () => { chosen.search = search.value; filter(); } });
-  const selects = choices.map((name) => {
-    const column = header.indexOf(name);
+  const { box, show } = sortableTable({ id: "table-cells", title: "Every cell", header, left: words, rows, kept: (chosen.orders.cells ??= {}), lead: "details", row,
+    fits: (index) => texts[index].includes(chosen.search.toLowerCase()) && columns.every(([name, column]) => !chosen.filters[name] || String(rows[index][column]) === chosen.filters[name]),
+    most: () => (chosen.all ? Infinity : MOST_ROWS) });
+  const count = element("p", { class: "count", role: "status" });
+  const more = element("button", { type: "button", id: "show-all", onclick: () => { chosen.all = true; draw(); } }, "Draw all of them");
+  const draw = () => {
+    const fitting = show();
+    count.textContent = `${WHOLE.format(fitting)} of ${WHOLE.format(rows.length)} cells` + (fitting > MOST_ROWS && !chosen.all ? `; the first ${MOST_ROWS} are drawn.` : "");
+    more.hidden = fitting <= MOST_ROWS || Boolean(chosen.all);
+  };
+  const search = element("input", { type: "search", id: "search", value: chosen.search, oninput: () => { chosen.search = search.value; draw(); } });
+  const selects = columns.map(([name, column]) => {
     const found = [...new Set(rows.map((values) => String(values[column])))].sort();
-    return choice(`filter-${name}`, name, [["", "all"], ...found.map((value) => [value, value])], chosen.filters[name] ?? "", (value) => { chosen.filters[name] = value; filter(); });
-  });
-  const table = sortableTable({ id: "table-cells", title: "Every cell", header, left: words, rows, kept: (chosen.orders.cells ??= {}), lead: "details",
-    row: (index) => [made[index].row] });
-  // Open details move with their rows.
-  table.addEventListener("click", (event) => {
-    if (event.target.closest("thead")) for (const each of made) if (each.rows().length > 1) each.row.after(each.rows()[1]);
+    return choice(`filter-${name}`, name, [["", "all"], ...found.map((value) => [value, value])], chosen.filters[name] ?? "", (value) => { chosen.filters[name] = value; draw(); });
   });
   part("cells").replaceChildren(
-    element("div", { class: "controls" }, element("label", { for: "search" }, "Search", search), ...selects), count, table,
+    element("div", { class: "controls" }, element("label", { for: "search" }, "Search", search), ...selects), count, box, more,
     element("p", { class: "note" }, "last, best: return of the test users for the final checkpoint, and for the best one on the validation users. score: 0 = random slates, 100 = behaviour agent, final checkpoint. A setting without a value is the default of its algorithm."));
-  for (const each of made) if (chosen.open.has(each.name)) each.turn(true);
-  filter();
+  draw();
+  showCells.draw = draw;
+}
+
+/** What gives the rows of a cell: one, and its details below it while they are open. */
+function rowOfCell(index, values, status, words) {
+  const name = data.cells.details[index].cell;
+  const button = element("button", { type: "button", class: "open-cell", id: `open-${index}`, "aria-label": `Details of ${name}` });
+  const cells = cellsOf(values, words);
+  cells[status].classList.add(values[status]);
+  const row = element("tr", {}, element("td", { class: "word" }, button), ...cells);
+  let below = null;
+  const turn = (open) => {
+    below?.remove();
+    below = open ? element("tr", { class: "details" }, element("td", { colspan: values.length + 1 }, detailsOf(index))) : null;
+    if (below) row.after(below);
+    button.textContent = open ? "−" : "+";
+    button.setAttribute("aria-expanded", String(open));
+    row.classList.toggle("open", open);
+    if (open) chosen.open.add(name); else chosen.open.delete(name);
+  };
+  button.addEventListener("click", () => turn(!below));
+  turn(chosen.open.has(name));
+  return () => (below ? [row, below] : [row]);
 }
 
 function showSources() {
@@ -183,7 +187,7 @@ const prefersDark = matchMedia("(prefers-color-scheme: dark)");
 showTheme(prefersDark.matches);
 prefersDark.addEventListener("change", () => showTheme(prefersDark.matches));
 document.getElementById("theme").addEventListener("click", () => showTheme(document.documentElement.dataset.theme !== "dark"));
-addEventListener("beforeprint", () => { showTheme.before = document.documentElement.dataset.theme; showTheme(false); });
+addEventListener("beforeprint", () => { chosen.all = true; showCells.draw(); showTheme.before = document.documentElement.dataset.theme; showTheme(false); });
 addEventListener("afterprint", () => showTheme(showTheme.before === "dark"));
 let width = innerWidth;
 addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; showCurves.draw?.(); } });

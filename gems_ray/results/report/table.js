@@ -19,12 +19,13 @@ function compare(one, other) {
 /**
  * A table that can be sorted by every column.
  *
- * `kept` remembers the order while the page lives: {column, falling}. `row(index)` makes the row of a table body, and
- * may bring further rows that stay with it.
+ * `kept` remembers the order while the page lives: {column, falling}. `row(index)` gives the rows of the table body that
+ * stand for an entry. Entries that do not `fit` are left out, and of the others `most` are drawn.
+ *
+ * Returns the table, and what draws its body anew and tells how many entries fit.
  */
-function sortableTable({ id, title, header, left, rows, kept, row, lead }) {
+function sortableTable({ id, title, header, left, rows, kept, row, lead, fits = () => true, most = () => Infinity }) {
   const body = element("tbody");
-  const made = rows.map((_, index) => row(index));
   const heads = header.map((name, column) =>
     element("th", { scope: "col", class: column < left ? "word" : null },
       element("button", { type: "button", id: `${id}-${column}`, onclick: () => turn(column) }, name)));
@@ -43,7 +44,9 @@ function sortableTable({ id, title, header, left, rows, kept, row, lead }) {
       if (column === kept.column) head.setAttribute("aria-sort", kept.falling ? "descending" : "ascending");
       else head.removeAttribute("aria-sort");
     });
-    body.replaceChildren(...order().flatMap((index) => made[index]));
+    const fitting = order().filter(fits);
+    body.replaceChildren(...fitting.slice(0, most()).flatMap(row));
+    return fitting.length;
   };
   const turn = (column) => {
     const numbers = column >= left; // the largest number is asked for first, and the first word
@@ -51,14 +54,13 @@ function sortableTable({ id, title, header, left, rows, kept, row, lead }) {
     kept.column = column;
     show();
   };
-  show();
   const table = element("table", { id }, element("caption", {}, title),
     element("thead", {}, element("tr", {}, ...(lead ? [element("th", { scope: "col", class: "word" }, lead)] : []), ...heads)), body);
-  return element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": title }, table);
+  return { box: element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": title }, table), show };
 }
 
 /** The cells of a row. */
 function cellsOf(values, left) {
   return values.map((value, column) =>
-    element("td", { class: column < left ? "word" : null }, typeof value === "number" ? value.toLocaleString("en", { maximumFractionDigits: 3 }) : value ?? "–"));
+    element("td", { class: column < left ? "word" : null }, typeof value === "number" ? DECIMAL.format(value) : value ?? "–"));
 }

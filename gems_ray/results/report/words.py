@@ -65,9 +65,8 @@ def _sentence(place: str, unit: str, rows: pd.DataFrame, names: Mapping[tuple[st
         else "a single seed, so that nothing is known about chance"
     )
     amount = f"{best['mean']:.1f} {unit}" + (f", score {best['score']:.0f}" if not pd.isna(best.get("score")) else "")
-    text = (
-        f"{place}, {_name(best, names)} has the highest mean: {amount} ({interval}; {seeds} seed{'s' * (seeds != 1)})."
-    )
+    seen = "has the highest mean:" if len(found) > 1 else "has a mean of"
+    text = f"{place}, {_name(best, names)} {seen} {amount} ({interval}; {seeds} seed{'s' * (seeds != 1)})."
     others = [row for row in found if row is not best]
     untold = [row for row in others if row["verdict"] == UNTOLD]
     alike = [row for row in others if row["verdict"] == ALIKE]
