@@ -8,7 +8,8 @@ from pathlib import Path
 from gems_ray.data.npz import find_dataset, load_dataset
 from gems_ray.data.schema import Dataset
 from gems_ray.errors import DatasetError, WorldError
-from gems_ray.evaluation.returns import Evaluator, check_world
+from gems_ray.evaluation.belonging import check_world
+from gems_ray.evaluation.returns import Evaluator
 from gems_ray.execution.listener import RunListener
 from gems_ray.experiments.records import DatasetFacts, Fingerprints, References
 from gems_ray.experiments.run_folder import RunFolder
