@@ -57,6 +57,58 @@ def load_world(name_or_folder: str | Path) -> "World":
     return find_world(str(name_or_folder))
 
 
+def import_world(
+    environment: str,
+    gems: str | Path,
+    items: str | Path,
+    output: str | Path,
+    *,
+    agent: str | Path | None = None,
+    belief: str | Path | None = None,
+    bounds: str | Path | None = None,
+    sessions: str | Path | None = None,
+    episodes: int = 16_000,
+    seed: int = 0,
+) -> "World":
+    """Builds a world from the files of the original GeMS program. Nothing in them is unpickled or run.
+
+    Args:
+        environment: in which the ranker was trained, for example diffuse_topdown.
+        gems: checkpoint of the ranker.
+        items: (1000, 20) float .npy, item vectors of the simulator.
+        output: folder of the bundle.
+        agent: checkpoint of SAC+GeMS, trained with that ranker.
+        belief: without an agent, where the belief encoder comes from: the checkpoint of an agent, or a world.
+        bounds: npz with `center` and `scale`, each (32,), of the action box.
+        sessions: npz with `slate` and `clicks`, (sessions, 100, 10), that span the action box where there are no
+            bounds; without both, the simulator logs 1,000 sessions.
+        episodes: that an agent is trained on, where neither agent nor belief is given; an interrupted training goes on.
+        seed: of that training, and of sessions that the simulator logs.
+    Returns:
+        the world; its facts hold the returns of its policies with 1,000 test users.
+    Raises:
+        WorldError: a file is damaged, or of another kind, size, ranker or environment.
+        DatasetError: the file of the bounds or of the sessions is damaged.
+        SimulatorError: the item file is damaged or has another shape.
+        UnknownNameError: the environment does not exist.
+        ConfigError: a number is impossible.
+    Example:
+        world = gems_ray.import_world("diffuse_topdown", "GeMS.ckpt", "items.npy", "worlds/own", agent="SAC.ckpt")
+    """
+    from gems_ray.simulator import environment as named_environment
+    from gems_ray.worldmaking.agent import AgentTraining
+    from gems_ray.worldmaking.imported import OriginalFiles, OwnAgent, import_world
+
+    _check_seed(seed)
+    if episodes < 100:
+        raise ConfigError(f"episodes {episodes}: expected 100 or more.")
+    optional = {"agent": agent, "belief": belief, "bounds": bounds, "sessions": sessions}
+    given = {name: Path(path) for name, path in optional.items() if path is not None}
+    files = OriginalFiles(Path(gems), Path(items), **given)
+    own = OwnAgent(AgentTraining(episodes=episodes), seed)
+    return import_world(named_environment(environment), files, Path(output), "gems_ray.import_world", own)
+
+
 def evaluate(policy: "Policy", world: "World", users: int = 1_000, seed: int | None = None) -> "Evaluation":
     """Plays one episode of a policy with each of many simulated users.
 

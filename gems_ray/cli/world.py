@@ -1,4 +1,4 @@
-"""`run_tune.py world train`: a world from nothing."""
+"""`run_tune.py world`: worlds from nothing, and from files of the original program."""
 
 import math
 from pathlib import Path
@@ -6,12 +6,15 @@ from typing import Annotated, Literal
 
 import typer
 
+from gems_ray.cli.world_import import import_world, print_test, training_printer
+
 app = typer.Typer(no_args_is_help=True)
+app.command("import")(import_world)
 
 
 @app.callback()
 def world() -> None:
-    """Train worlds: ranker, belief, behaviour agents."""
+    """Make worlds: ranker, belief, behaviour agents."""
 
 
 @app.command()
@@ -45,8 +48,8 @@ def train(
     from gems_ray.simulator import environment as named_environment
     from gems_ray.simulator.items import item_vectors
     from gems_ray.world.ranker import RankerConfig
-    from gems_ray.worldmaking.agent import AgentReport, AgentTraining
-    from gems_ray.worldmaking.ranker import RankerEpoch, RankerTraining
+    from gems_ray.worldmaking.agent import AgentTraining
+    from gems_ray.worldmaking.ranker import RankerTraining
     from gems_ray.worldmaking.world import WorldRecipe, train_world
 
     if noise_scale not in ("variance", "standard_deviation"):
@@ -68,27 +71,11 @@ def train(
     check_folder(folder, "--output")
     torch.set_num_threads(1)
 
-    def progress(report: RankerEpoch | AgentReport, seconds: float) -> None:
-        minutes = f"{seconds / 60:6.1f} min"
-        if isinstance(report, RankerEpoch):
-            typer.echo(
-                f"{minutes}  ranker epoch {report.epoch}/{epochs}  validation loss {report.validation_loss:.3f}"
-                f"  (slate {report.validation_slate_loss:.3f}, click {report.validation_click_loss:.3f})"
-            )
-        else:
-            typer.echo(
-                f"{minutes}  agent episode {report.episodes:6d}/{episodes}  return {report.validation_return:6.1f}"
-                f"  (training {report.train_return:6.1f})  alpha {report.alpha:.4f}"
-            )
-
     typer.echo(f"Training a world for {environment} in {folder}. Ctrl-C keeps it; the same command continues.")
     try:
-        world = train_world(recipe, folder, same_command(), progress)
+        world = train_world(recipe, folder, same_command(), training_printer(epochs, episodes))
     except KeyboardInterrupt:
         typer.echo(f"\nInterrupted. Continue with: {same_command()}", err=True)
         raise typer.Exit(130) from None
-    test = dict(world.facts["test"])
-    users = test.pop("users")
-    for name, row in test.items():
-        typer.echo(f"{name:>8}: {row['return_mean']:6.1f} +- {row['return_se']:.1f} on {users} test users")
+    print_test(world)
     typer.echo(f"World {world.fingerprint} written to {folder}.")

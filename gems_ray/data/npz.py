@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from gems_ray.data.archive import read_arrays
+from gems_ray.archive import read_arrays
 from gems_ray.data.metadata import read_metadata
 from gems_ray.data.schema import OPTIONAL, REQUIRED, Dataset
 from gems_ray.errors import DatasetError
+from gems_ray.program import command_line
 
 DATASET_FOLDER = Path("offline_datasets")
 SHOWN_NAMES = 12  # of arrays that nobody asked for
@@ -34,6 +35,11 @@ def load_dataset(path: Path) -> Dataset:
     Raises:
         DatasetError: the file is missing, damaged, or holds something else than the documented format.
     """
+    if not (path.exists() or path.is_symlink()):
+        raise DatasetError(
+            f"{path}: no such dataset. Collect one: "
+            f"{command_line('collect', '--environment', 'NAME', '--quality', 'expert')}."
+        )
     arrays, present = read_arrays(path, [*REQUIRED, *OPTIONAL, "metadata"])
     return check_dataset(arrays, str(path), present)
 

@@ -38,13 +38,14 @@ class Evaluator:
         return self._summarise(play(self._world, self._simulator(), policy))
 
     def references(self) -> dict[str, Evaluation]:
-        """Random slates, the short-term oracle and the behaviour agent (mean actions) on the same users."""
+        """Random slates, the short-term oracle and the behaviour agent (mean actions), if any, on the same users."""
         environment = self._world.environment
-        policies = {
+        policies: dict[str, Policy] = {
             "random": SlatePolicy("random", environment),
             "oracle": SlatePolicy("oracle", environment),
-            "behavior": MeanAgent(self._world.agents["expert"]),
         }
+        if "expert" in self._world.agents:
+            policies["behavior"] = MeanAgent(self._world.expert)
         return {name: self.evaluate(policy) for name, policy in policies.items()}
 
     def _simulator(self) -> TopicRec:

@@ -279,7 +279,7 @@ def to_rich(table: pd.DataFrame) -> Table:
 
 
 def _score(value: float, references: References | None) -> float:
-    if references is None:
+    if references is None or references.behavior is None:
         return math.nan
     low, high = references.random.return_mean, references.behavior.return_mean
     return 100 * (value - low) / (high - low) if high != low else math.nan

@@ -141,7 +141,7 @@ class AgentTrainer:
         return self.sac.agent
 
     def run(self) -> Iterator[AgentReport]:
-        """Trains until the episodes of the schedule are used up; one report per validation interval."""
+        """Trains until the episodes of the schedule are used up; one report per validation interval and one at the end."""
         config = self.config
         losses: list[Tensor] = []
         returns: list[float] = []
@@ -157,7 +157,8 @@ class AgentTrainer:
             while self._pending_updates >= 1:
                 self._pending_updates -= 1
                 losses.append(self._update())
-            if self.episodes % config.validation_interval < config.users_per_round:
+            at_end = self.episodes >= config.episodes
+            if at_end or self.episodes % config.validation_interval < config.users_per_round:
                 validation = self.validation_return()
                 if validation > self.best_return:
                     self.best_return = validation

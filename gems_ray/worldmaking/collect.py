@@ -102,7 +102,7 @@ def collect_dataset(
     _check_numbers(episodes, expert_share)
     experts = round({"expert": 1.0, "mixed": expert_share}.get(quality, 0.0) * episodes)
     agent = MeanAgent if deterministic else SampledAgent
-    shares = [Share(agent(world.agents["expert"]), experts, "expert")]
+    shares = [Share(agent(world.expert), experts, "expert")] if experts else []
     if quality == "medium":
         shares.append(Share(agent(world.agents["medium"]), episodes, "medium"))
     else:

@@ -11,8 +11,7 @@ from tokenize import TokenError
 import numpy as np
 import psutil
 
-from gems_ray.errors import DatasetError
-from gems_ray.program import command_line
+from gems_ray.errors import DatasetError, GemsRayError
 
 NPY_MAGIC, ZIP_MAGIC, HDF5_MAGIC = b"\x93NUMPY", b"PK", b"\x89HDF\r\n\x1a\n"  # how files begin
 MOST_MEMBERS = 1_000  # arrays of an archive
@@ -23,27 +22,29 @@ NPY_VERSIONS = {b"\x01\x00": np.lib.format.read_array_header_1_0, b"\x02\x00": n
 SAVE_PLAIN = "Save plain arrays with numpy.savez."
 
 
-def check_regular(path: Path) -> None:
+def check_regular(path: Path, error: type[GemsRayError], kind: str) -> None:
     """Makes sure that a path leads to a file with an end.
 
+    Args:
+        path: of the file.
+        error: class of the error.
+        kind: of file that is expected, for the message.
     Raises:
-        DatasetError: there is nothing, or a folder, a device or a pipe.
+        GemsRayError: there is nothing, or a folder, a device or a pipe.
     """
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
         if path.is_symlink():
-            raise DatasetError(f"{path}: the link leads to no file. Mend it, or name the file itself.") from None
-        raise DatasetError(
-            f"{path}: no such dataset. Collect one: "
-            f"{command_line('collect', '--environment', 'NAME', '--quality', 'expert')}."
-        ) from None
-    except (OSError, ValueError) as error:  # links in a circle, a name that no file can have
-        raise DatasetError(f"{path}: cannot be read ({getattr(error, 'strerror', error)}). Check the path.") from None
+            raise error(f"{path}: the link leads to no file. Mend it, or name the file itself.") from None
+        raise error(f"{path}: no such file. Check the path; {kind} was expected.") from None
+    except (OSError, ValueError) as problem:  # links in a circle, a name that no file can have
+        reason = getattr(problem, "strerror", problem)
+        raise error(f"{path}: cannot be read ({reason}). Check the path.") from None
     if stat.S_ISDIR(mode):
-        raise DatasetError(f"{path}: expected an npz file, found a folder.")
+        raise error(f"{path}: expected {kind}, found a folder. Name a file.")
     if not stat.S_ISREG(mode):
-        raise DatasetError(f"{path}: expected an npz file, found a device or a pipe. Name a file.")
+        raise error(f"{path}: expected {kind}, found a device or a pipe. Name a file.")
 
 
 def read_arrays(path: Path, names: Collection[str]) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -57,7 +58,7 @@ def read_arrays(path: Path, names: Collection[str]) -> tuple[dict[str, np.ndarra
     Raises:
         DatasetError: the file is missing, damaged, or asks for more memory than there is.
     """
-    check_regular(path)
+    check_regular(path, DatasetError, "an npz file")
     try:
         with path.open("rb") as start:
             magic = start.read(len(HDF5_MAGIC))
@@ -73,7 +74,7 @@ def read_arrays(path: Path, names: Collection[str]) -> tuple[dict[str, np.ndarra
     except (NotImplementedError, RuntimeError) as error:  # what zipfile says of encryption and of rare compressions
         raise DatasetError(f"{path}: cannot be read: {_line(error)}. {SAVE_PLAIN}") from None
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, KeyError, OverflowError) as error:
-        raise DatasetError(f"{path}: damaged or cut off ({_line(error)}). Collect it or copy it again.") from None
+        raise DatasetError(f"{path}: damaged or cut off ({_line(error)}). Make it or copy it again.") from None
     return arrays, list(members)
 
 
@@ -124,7 +125,7 @@ def _header(archive: zipfile.ZipFile, name: str, member: zipfile.ZipInfo, path: 
     if min(shape, default=0) < 0 or needed != found:
         raise DatasetError(
             f"{path}: damaged or cut off (`{name}` promises {needed:,} bytes, shape {_shape(shape)}, and has "
-            f"{found:,}). Collect it or copy it again."
+            f"{found:,}). Make it or copy it again."
         )
     if name == "metadata" and needed > LARGEST_TEXT:
         raise DatasetError(f"{path}: `metadata`: expected at most {LARGEST_TEXT:,} bytes, found {needed:,}. Remove it.")
