@@ -10,7 +10,9 @@ from gems_ray.errors import ConfigError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from gems_ray.data.report import DatasetReport
     from gems_ray.data.schema import Dataset
+    from gems_ray.evaluation.attach import Belonging
     from gems_ray.evaluation.record import Evaluation
     from gems_ray.execution.listener import RunListener
     from gems_ray.execution.plan import Plan
@@ -39,6 +41,54 @@ def load_dataset(path: str | Path) -> "Dataset":
     from gems_ray.data.npz import load_dataset
 
     return load_dataset(Path(path))
+
+
+def check_dataset(path: str | Path, world: "str | Path | World | None" = None) -> "DatasetReport":
+    """Says what is in a dataset file, whoever wrote it, and what can be done with it.
+
+    Args:
+        path: of an npz file, or of a dataset of Minari.
+        world: whose action box the actions are compared with: a name, a folder or a world.
+    Returns:
+        the report; `.lines()` is its text, and `.problems` is empty for a file that can be used.
+    Raises:
+        DatasetError: the file is missing, damaged, or in no known layout.
+        WorldError: there is no such world.
+    Example:
+        print(*gems_ray.check_dataset("mine.npz").lines(), sep=", ")
+    """
+    from gems_ray.data.report import inspect_dataset
+
+    return inspect_dataset(Path(path), None if world is None else _world(world).bounds)
+
+
+def attach_dataset(
+    path: str | Path, world: "str | Path | World", *, quality: str | None = None, output: str | Path | None = None
+) -> "Belonging":
+    """Binds a foreign dataset to the world that it was logged in, after testing that they belong together.
+
+    Args:
+        path: of an npz file without metadata; its arrays stay as they are.
+        world: a name, a folder or a world.
+        quality: what the file calls its behaviour policy; what its name says if not given.
+        output: file to write; None for the same file, which is replaced as a whole.
+    Returns:
+        the figures of the tests; `.lines()` says how sure they are.
+    Raises:
+        WorldError: the file was not logged in this world.
+        DatasetError: the file is damaged, or bound to a world already.
+        ConfigError: the quality is no word.
+    Example:
+        gems_ray.attach_dataset("diffuse_topdown_expert.npz", "worlds/published")
+    """
+    from gems_ray.data.report import quality_of
+    from gems_ray.evaluation.attach import attach_dataset
+
+    path = Path(path)
+    chosen = quality_of(path) if quality is None else quality
+    if not 0 < len(chosen) <= 200:
+        raise ConfigError(f"quality `{chosen[:200]}`: expected a word.")
+    return attach_dataset(path, _world(world), chosen, None if output is None else Path(output))
 
 
 def load_world(name_or_folder: str | Path) -> "World":
@@ -360,6 +410,10 @@ def _run_path(experiment: "str | Path | Mapping[str, Any] | Experiment", folder:
     if isinstance(experiment, str | Path):
         return RUNS / Path(experiment).stem
     raise ConfigError("folder: expected the folder of the run, because this experiment comes from no file.")
+
+
+def _world(world: "str | Path | World") -> "World":
+    return load_world(world) if isinstance(world, str | Path) else world
 
 
 def _check_seed(seed: int | None) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from gems_ray.cli import jobs, world
+from gems_ray.cli import dataset, jobs, world
 from gems_ray.cli.collect import collect
 from gems_ray.cli.console import visible
 from gems_ray.cli.dashboard import dashboard
@@ -35,6 +35,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(world.app, name="world")
+app.add_typer(dataset.app, name="dataset")
 app.add_typer(jobs.app, name="jobs")
 for command in (collect, train, grid, search, plan, status, logs, dashboard, resume, submit, export, init_configs):
     app.command(cls=SettingsCommand if command is train else None)(command)

@@ -66,7 +66,7 @@ def check_dataset(arrays: Mapping[str, np.ndarray], where: str, present: list[st
     if rows == 0:
         raise DatasetError(f"{where}: `observations` has no rows. Expected at least one transition.")
     checked = {
-        name: _checked(arrays[name], (rows, *shape), dtype, f"{where}: `{name}`")
+        name: checked_array(arrays[name], (rows, *shape), dtype, f"{where}: `{name}`")
         for name, (shape, dtype) in {**REQUIRED, **OPTIONAL}.items()
         if name in arrays
     }
@@ -75,8 +75,17 @@ def check_dataset(arrays: Mapping[str, np.ndarray], where: str, present: list[st
     return Dataset(**checked, metadata=read_metadata(arrays.get("metadata"), checked, where))
 
 
-def _checked(array: np.ndarray, shape: tuple[int, ...], dtype: type[np.generic], where: str) -> np.ndarray:
-    """The array in its documented dtype."""
+def checked_array(array: np.ndarray, shape: tuple[int, ...], dtype: type[np.generic], where: str) -> np.ndarray:
+    """An array in its documented dtype.
+
+    Args:
+        array: as it stands in the file.
+        shape: that it must have.
+        dtype: that it is turned into.
+        where: file and name, for messages.
+    Raises:
+        DatasetError: it has another shape, another kind of values, or values that are not finite.
+    """
     if array.shape != shape:
         raise DatasetError(f"{where}: expected shape {shape}, found {array.shape}.")
     if array.dtype.kind not in "biuf":

@@ -6,7 +6,7 @@ import numpy as np
 
 from gems_ray.simulator import Environment, TopicRec
 
-USERS_TRIED = 100  # possible users per logged episode, drawn as the simulator draws them
+USERS_TRIED = 50  # possible users per logged episode, drawn as the simulator draws them
 # Clicks after which an episode is judged: each moves a user by a tenth, so that by then all possible users are alike.
 CLICKS_BEFORE = 25
 CERTAIN = 0.002  # no probability is taken to be nearer to 0 or 1: some of what is possible was not tried

@@ -76,11 +76,12 @@ def open_source(experiment: Experiment, environment: str, listener: RunListener)
                 key,
                 ". Leave out ",
                 key,
-                ", or name a dataset that was collected in it.",
+                f", name a dataset that was collected in it, or bind the file to it: "
+                f"{command_line('dataset', 'attach', str(path), '--world', experiment.worlds[environment])}.",
             )
         listener.on_line(
             f"{path}: only the five arrays, no metadata. Training goes on with offline metrics; an evaluation in the "
-            "simulator would need to know the world that it was collected in."
+            "simulator would need to know the world that it was collected in, which `dataset attach` tests and records."
         )
         return Source(path, dataset, None)
     world = open_world(experiment, environment)
@@ -170,7 +171,7 @@ def _check_as_asked(dataset: Dataset, spec: DatasetSpec, path: Path) -> None:
         asked["expert_share"] = round(spec.expert_share * spec.episodes) / spec.episodes  # whole episodes
     for name, expected in asked.items():
         found = getattr(metadata, name)
-        if found != expected:
+        if found is not None and found != expected:  # None: the file was attached
             raise DatasetError(
                 f"{path}: collected with {name} {found}, the experiment asks for {expected}. Remove the file to "
                 "collect it anew, set ",

@@ -4,6 +4,7 @@ import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -210,7 +211,7 @@ def _ranker_config(path: Path, state: Mapping[str, Tensor], facts: Mapping[str, 
     """Sizes from the shapes, loss weights from the hyper-parameters."""
     num_items, item_dim = _shape(state, "item_embeddings.weight", path)
     encoder, decoder = _widths(state, "inference", path), _widths(state, "decoder", path)
-    weights = {}
+    weights: dict[str, Any] = {}
     for field, name in (("lambda_click", "lambda_click"), ("lambda_kl", "lambda_KL")):
         value = facts.get(name)
         if isinstance(value, int | float) and np.isfinite(value):
@@ -223,7 +224,7 @@ def _ranker_config(path: Path, state: Mapping[str, Tensor], facts: Mapping[str, 
 def _widths(state: Mapping[str, Tensor], network: str, path: Path) -> tuple[int, ...]:
     """Outputs of the linear layers 0, 2, 4, ... of a network."""
     _weight(state, f"{network}.0.weight", path)
-    widths = []
+    widths: list[int] = []
     while (key := f"{network}.{2 * len(widths)}.weight") in state and len(widths) < 20:
         widths.append(_shape(state, key, path)[0])
     return tuple(widths)
