@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from gems_ray.data.report import DatasetReport
     from gems_ray.data.schema import Dataset
-    from gems_ray.evaluation.attach import Belonging
+    from gems_ray.evaluation.examine import Belonging
     from gems_ray.evaluation.record import Evaluation
     from gems_ray.execution.listener import RunListener
     from gems_ray.execution.plan import Plan

@@ -11,7 +11,7 @@ from gems_ray.data.npz import load_dataset
 from gems_ray.data.report import histogram, inspect_dataset, quality_of
 from gems_ray.data.schema import REQUIRED
 from gems_ray.errors import DatasetError, WorldError
-from gems_ray.evaluation.attach import examine
+from gems_ray.evaluation.examine import examine
 from gems_ray.evaluation.replay import explain
 from gems_ray.evaluation.watching import watch
 from gems_ray.execution.listener import RunListener
