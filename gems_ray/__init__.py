@@ -15,10 +15,13 @@ if TYPE_CHECKING:
     from gems_ray import algorithms as algorithms
     from gems_ray.algorithms.policy import load_policy as load_policy
     from gems_ray.api import Run as Run
+    from gems_ray.api import attach_dataset as attach_dataset
+    from gems_ray.api import check_dataset as check_dataset
     from gems_ray.api import collect as collect
     from gems_ray.api import comparison as comparison
     from gems_ray.api import curves as curves
     from gems_ray.api import evaluate as evaluate
+    from gems_ray.api import import_world as import_world
     from gems_ray.api import load_dataset as load_dataset
     from gems_ray.api import load_world as load_world
     from gems_ray.api import open_run as open_run
@@ -47,6 +50,9 @@ _HOMES = {
     "RunListener": "execution.listener",
     "Trainer": "learning.trainer",
     "World": "world.bundle",
+    "attach_dataset": "api",
+    "check_dataset": "api",
+    "import_world": "api",
     "collect": "api",
     "comparison": "api",
     "curves": "api",

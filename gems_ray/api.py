@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from gems_ray.data.report import DatasetReport
     from gems_ray.data.schema import Dataset
+    from gems_ray.evaluation.examine import Belonging
     from gems_ray.evaluation.record import Evaluation
     from gems_ray.execution.listener import RunListener
     from gems_ray.execution.plan import Plan
@@ -43,6 +45,54 @@ def load_dataset(path: str | Path) -> "Dataset":
     return load_dataset(Path(path))
 
 
+def check_dataset(path: str | Path, world: "str | Path | World | None" = None) -> "DatasetReport":
+    """Says what is in a dataset file, whoever wrote it, and what can be done with it.
+
+    Args:
+        path: of an npz file, or of a dataset of Minari.
+        world: whose action box the actions are compared with: a name, a folder or a world.
+    Returns:
+        the report; `.lines()` is its text, and `.problems` is empty for a file that can be used.
+    Raises:
+        DatasetError: the file is missing, damaged, or in no known layout.
+        WorldError: there is no such world.
+    Example:
+        print(*gems_ray.check_dataset("mine.npz").lines(), sep=", ")
+    """
+    from gems_ray.data.report import inspect_dataset
+
+    return inspect_dataset(Path(path), None if world is None else _world(world).bounds)
+
+
+def attach_dataset(
+    path: str | Path, world: "str | Path | World", *, quality: str | None = None, output: str | Path | None = None
+) -> "Belonging":
+    """Binds a foreign dataset to the world that it was logged in, after testing that they belong together.
+
+    Args:
+        path: of an npz file without metadata; its arrays stay as they are.
+        world: a name, a folder or a world.
+        quality: what the file calls its behaviour policy; what its name says if not given.
+        output: file to write; None for the same file, which is replaced as a whole.
+    Returns:
+        the figures of the tests; `.lines()` says how sure they are.
+    Raises:
+        WorldError: the file was not logged in this world.
+        DatasetError: the file is damaged, or bound to a world already.
+        ConfigError: the quality is no word.
+    Example:
+        gems_ray.attach_dataset("diffuse_topdown_expert.npz", "worlds/published")
+    """
+    from gems_ray.data.report import quality_of
+    from gems_ray.evaluation.attach import attach_dataset
+
+    path = Path(path)
+    chosen = quality_of(path) if quality is None else quality
+    if not 0 < len(chosen) <= 200:
+        raise ConfigError(f"quality `{chosen[:200]}`: expected a word.")
+    return attach_dataset(path, _world(world), chosen, None if output is None else Path(output))
+
+
 def load_world(name_or_folder: str | Path) -> "World":
     """Opens a world: simulator, ranker, belief encoder and behaviour agents.
 
@@ -57,6 +107,58 @@ def load_world(name_or_folder: str | Path) -> "World":
     from gems_ray.world.bundle import find_world
 
     return find_world(str(name_or_folder))
+
+
+def import_world(
+    environment: str,
+    gems: str | Path,
+    items: str | Path,
+    output: str | Path,
+    *,
+    agent: str | Path | None = None,
+    belief: str | Path | None = None,
+    bounds: str | Path | None = None,
+    sessions: str | Path | None = None,
+    episodes: int = 16_000,
+    seed: int = 0,
+) -> "World":
+    """Builds a world from the files of the original GeMS program. Nothing in them is unpickled or run.
+
+    Args:
+        environment: in which the ranker was trained, for example diffuse_topdown.
+        gems: checkpoint of the ranker.
+        items: (1000, 20) float .npy, item vectors of the simulator.
+        output: folder of the bundle.
+        agent: checkpoint of SAC+GeMS, trained with that ranker.
+        belief: without an agent, where the belief encoder comes from: the checkpoint of an agent, or a world.
+        bounds: npz with `center` and `scale`, each (32,), of the action box.
+        sessions: npz with `slate` and `clicks`, (sessions, 100, 10), that span the action box where there are no
+            bounds; without both, the simulator logs 1,000 sessions.
+        episodes: that an agent is trained on, where neither agent nor belief is given; an interrupted training goes on.
+        seed: of that training, and of sessions that the simulator logs.
+    Returns:
+        the world; its facts hold the returns of its policies with 1,000 test users.
+    Raises:
+        WorldError: a file is damaged, or of another kind, size, ranker or environment.
+        DatasetError: the file of the bounds or of the sessions is damaged.
+        SimulatorError: the item file is damaged or has another shape.
+        UnknownNameError: the environment does not exist.
+        ConfigError: a number is impossible.
+    Example:
+        world = gems_ray.import_world("diffuse_topdown", "GeMS.ckpt", "items.npy", "worlds/own", agent="SAC.ckpt")
+    """
+    from gems_ray.simulator import environment as named_environment
+    from gems_ray.worldmaking.agent import AgentTraining
+    from gems_ray.worldmaking.imported import OriginalFiles, OwnAgent, import_world
+
+    _check_seed(seed)
+    if episodes < 100:
+        raise ConfigError(f"episodes {episodes}: expected 100 or more.")
+    optional = {"agent": agent, "belief": belief, "bounds": bounds, "sessions": sessions}
+    given = {name: Path(path) for name, path in optional.items() if path is not None}
+    files = OriginalFiles(Path(gems), Path(items), **given)
+    own = OwnAgent(AgentTraining(episodes=episodes), seed)
+    return import_world(named_environment(environment), files, Path(output), "gems_ray.import_world", own)
 
 
 def evaluate(policy: "Policy", world: "World", users: int = 1_000, seed: int | None = None) -> "Evaluation":
@@ -407,6 +509,10 @@ def _run_path(experiment: "str | Path | Mapping[str, Any] | Experiment", folder:
     if isinstance(experiment, str | Path):
         return RUNS / Path(experiment).stem
     raise ConfigError("folder: expected the folder of the run, because this experiment comes from no file.")
+
+
+def _world(world: "str | Path | World") -> "World":
+    return load_world(world) if isinstance(world, str | Path) else world
 
 
 def _check_seed(seed: int | None) -> None:

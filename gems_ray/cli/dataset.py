@@ -1,4 +1,4 @@
-"""`run_tune.py dataset`: datasets in other formats."""
+"""`run_tune.py dataset`: what is in a file, which world it belongs to, and other formats."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,11 +7,12 @@ import typer
 
 app = typer.Typer(no_args_is_help=True)
 MinariName = Annotated[str, typer.Option("--minari", help="What Minari calls it: gems_ray/diffuse_mix-expert-v0.")]
+File = Annotated[Path, typer.Argument(help="npz file.")]
 
 
 @app.callback()
 def dataset() -> None:
-    """Bring datasets into other formats and back."""
+    """Look into dataset files, bind foreign ones to their world, and bring them into other formats and back."""
 
 
 @app.command("export")
@@ -43,3 +44,41 @@ def import_dataset(
     loaded = import_minari(name)
     loaded.save(output)
     print_line(f"{output}: {len(loaded):,} transitions, dataset {loaded.fingerprint}")
+
+
+@app.command()
+def check(
+    file: File,
+    world: Annotated[str | None, typer.Option(help="World whose action box the actions are compared with.")] = None,
+) -> None:
+    """Say what is in a dataset file and what can be done with it. Exit code 2 where it cannot be used."""
+    from gems_ray.api import check_dataset
+    from gems_ray.cli.console import print_line
+
+    report = check_dataset(file, world)
+    for line in report.lines():
+        print_line(line)
+    if report.problems:
+        raise typer.Exit(2)
+
+
+@app.command()
+def attach(
+    file: File,
+    world: Annotated[str, typer.Option(help="World in which the file was logged: a folder, or a shipped one.")],
+    quality: Annotated[
+        str | None, typer.Option(help="What the file calls its behaviour policy [default: as its name says].")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="File to write [default: the same, replaced as a whole].")] = None,
+) -> None:
+    """Bind a foreign file to its world, after testing that they belong together."""
+    import torch
+
+    from gems_ray.api import attach_dataset
+    from gems_ray.cli.console import print_line
+
+    torch.set_num_threads(1)
+    found = attach_dataset(file, world, quality=quality, output=output)
+    for line in found.lines():
+        print_line(line)
+    print_line(f"{output or file}: bound to world {found.world}.")

@@ -1,4 +1,4 @@
-"""`run_tune.py world train`: a world from nothing."""
+"""`run_tune.py world`: worlds from nothing, and from files of the original program."""
 
 import math
 from dataclasses import replace
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
+from gems_ray.cli.world_import import import_world, print_test, training_printer
 from gems_ray.errors import ConfigError, WorldError
 
 if TYPE_CHECKING:
@@ -20,11 +21,12 @@ SEEDS = "--seeds"
 COLUMNS = ("validation", "expert", "medium")  # of the table of all seeds
 
 app = typer.Typer(no_args_is_help=True)
+app.command("import")(import_world)
 
 
 @app.callback()
 def world() -> None:
-    """Train worlds: ranker, belief, behaviour agents."""
+    """Make worlds: ranker, belief, behaviour agents."""
 
 
 class SeedsCommand(TyperCommand):
@@ -79,8 +81,8 @@ def train(
     from gems_ray.simulator import environment as named_environment
     from gems_ray.simulator.items import item_vectors
     from gems_ray.world.ranker import RankerConfig
-    from gems_ray.worldmaking.agent import AgentReport, AgentTraining
-    from gems_ray.worldmaking.ranker import RankerEpoch, RankerTraining
+    from gems_ray.worldmaking.agent import AgentTraining
+    from gems_ray.worldmaking.ranker import RankerTraining
     from gems_ray.worldmaking.world import WorldRecipe, train_world
 
     if noise_scale not in ("variance", "standard_deviation"):
@@ -108,25 +110,12 @@ def train(
     check_folder(folder, "--output")
     torch.set_num_threads(1)
 
-    def progress(report: RankerEpoch | AgentReport, seconds: float) -> None:
-        minutes = f"{seconds / 60:6.1f} min"
-        if isinstance(report, RankerEpoch):
-            typer.echo(
-                f"{minutes}  ranker epoch {report.epoch}/{epochs}  validation loss {report.validation_loss:.3f}"
-                f"  (slate {report.validation_slate_loss:.3f}, click {report.validation_click_loss:.3f})"
-            )
-        else:
-            typer.echo(
-                f"{minutes}  agent episode {report.episodes:6d}/{episodes}  return {report.validation_return:6.1f}"
-                f"  (training {report.train_return:6.1f})  alpha {report.alpha:.4f}"
-            )
-
     typer.echo(f"Training a world for {environment} in {folder}. Ctrl-C keeps it; the same command continues.")
     if seeds:
         _train_seeds([replace(recipe, seed=each) for each in seeds], folder)
         return
     try:
-        world = train_world(recipe, folder, same_command(), progress)
+        world = train_world(recipe, folder, same_command(), training_printer(epochs, episodes))
     except KeyboardInterrupt:
         typer.echo(f"\nInterrupted. Continue with: {same_command()}", err=True)
         raise typer.Exit(130) from None
@@ -179,8 +168,5 @@ def without_duplicates(
 
 def _tell(world: "World", folder: Path) -> None:
     """What a finished world scores, and where it is."""
-    test = dict(world.facts["test"])
-    users = test.pop("users")
-    for name, row in test.items():
-        typer.echo(f"{name:>8}: {row['return_mean']:6.1f} +- {row['return_se']:.1f} on {users} test users")
+    print_test(world)
     typer.echo(f"World {world.fingerprint} written to {folder}.")

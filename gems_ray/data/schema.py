@@ -31,6 +31,18 @@ OPTIONAL = {
 }
 
 
+class Attachment(Config):
+    """What `dataset attach` found when it bound a foreign file to its world."""
+
+    transitions: int  # that were decoded and replayed
+    explained: int  # of them, by the world's ranker and belief encoder
+    episodes: int  # whose first beliefs were compared with the world's first slate; 0 where none could be
+    watched_slots: int  # whose clicks were compared with the click model
+    surprise: float  # of those clicks, in standard deviations: 0 expected, far from 0 in another world
+    nearest_rival: str  # the other click model that explains the clicks best
+    log_odds: float  # of the world's click model against it, natural logarithm
+
+
 class DatasetMetadata(Config):
     """What the file says about itself, as JSON text under `metadata`."""
 
@@ -38,14 +50,15 @@ class DatasetMetadata(Config):
     environment: str
     quality: str
     episodes: int
-    seed: int
-    deterministic: bool
-    expert_share: float  # share of whole episodes that the expert played
+    seed: int | None = None  # None: not known, the file was attached
+    deterministic: bool | None = None
+    expert_share: float | None = None  # share of whole episodes that the expert played
     world_fingerprint: str
     action_center: tuple[float, ...]  # (Z,), latent units
     action_scale: tuple[float, ...]
     behavior_return: float  # mean return of the logged episodes, clicks
     program_version: str
+    attached: Attachment | None = None  # None: collected by this program
 
 
 @dataclass(frozen=True)
@@ -128,6 +141,6 @@ class Dataset:
         """
         arrays = {name: getattr(self, name) for name in (*REQUIRED, *OPTIONAL) if getattr(self, name) is not None}
         if self.metadata is not None:
-            arrays["metadata"] = np.array(self.metadata.model_dump_json())
+            arrays["metadata"] = np.array(self.metadata.model_dump_json(exclude_none=True))
         with atomic_path(Path(path)) as partial, partial.open("wb") as file:
             np.savez(file, **arrays)

@@ -2,9 +2,7 @@
 
 import numpy as np
 
-from gems_ray.data.schema import Dataset
 from gems_ray.envs.rollout import SlateEpisodes, play
-from gems_ray.errors import DatasetError, WorldError
 from gems_ray.evaluation.record import Evaluation
 from gems_ray.policies.base import Policy
 from gems_ray.policies.latents import MeanAgent
@@ -40,13 +38,14 @@ class Evaluator:
         return self._summarise(play(self._world, self._simulator(), policy))
 
     def references(self) -> dict[str, Evaluation]:
-        """Random slates, the short-term oracle and the behaviour agent (mean actions) on the same users."""
+        """Random slates, the short-term oracle and the behaviour agent (mean actions), if any, on the same users."""
         environment = self._world.environment
-        policies = {
+        policies: dict[str, Policy] = {
             "random": SlatePolicy("random", environment),
             "oracle": SlatePolicy("oracle", environment),
-            "behavior": MeanAgent(self._world.agents["expert"]),
         }
+        if "expert" in self._world.agents:
+            policies["behavior"] = MeanAgent(self._world.expert)
         return {name: self.evaluate(policy) for name, policy in policies.items()}
 
     def _simulator(self) -> TopicRec:
@@ -85,24 +84,3 @@ def _distinct_per_row(values: np.ndarray) -> np.ndarray:
 def _entropy_in_bits(counts: np.ndarray) -> float:
     shares = counts[counts > 0] / counts.sum()
     return float(-(shares * np.log2(shares)).sum())
-
-
-def check_world(dataset: Dataset, world: World, where: str = "dataset") -> None:
-    """Makes sure that a dataset is evaluated in the world that it was collected in.
-
-    Args:
-        dataset: with metadata.
-        world: in which its policies would be evaluated.
-        where: dataset file, for the message.
-    Raises:
-        WorldError: it was collected in another world.
-        DatasetError: it does not say in which.
-    """
-    if dataset.metadata is None:
-        raise DatasetError(f"{where}: no metadata, so nothing says in which world it was collected.")
-    if dataset.metadata.world_fingerprint != world.fingerprint:
-        raise WorldError(
-            f"{where}: collected in world {dataset.metadata.world_fingerprint} ({dataset.metadata.environment}), but "
-            f"the world of {world.environment.name} is {world.fingerprint}. Collect the dataset anew, or name the "
-            "world that it was collected in."
-        )

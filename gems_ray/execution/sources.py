@@ -8,7 +8,8 @@ from pathlib import Path
 from gems_ray.data.npz import find_dataset, load_dataset
 from gems_ray.data.schema import Dataset
 from gems_ray.errors import DatasetError, WorldError
-from gems_ray.evaluation.returns import Evaluator, check_world
+from gems_ray.evaluation.belonging import check_world
+from gems_ray.evaluation.returns import Evaluator
 from gems_ray.execution.listener import RunListener
 from gems_ray.experiments.records import DatasetFacts, Fingerprints, References
 from gems_ray.experiments.run_folder import RunFolder
@@ -75,11 +76,12 @@ def open_source(experiment: Experiment, environment: str, listener: RunListener)
                 key,
                 ". Leave out ",
                 key,
-                ", or name a dataset that was collected in it.",
+                f", name a dataset that was collected in it, or bind the file to it: "
+                f"{command_line('dataset', 'attach', str(path), '--world', experiment.worlds[environment])}.",
             )
         listener.on_line(
             f"{path}: only the five arrays, no metadata. Training goes on with offline metrics; an evaluation in the "
-            "simulator would need to know the world that it was collected in."
+            "simulator would need to know the world that it was collected in, which `dataset attach` tests and records."
         )
         return Source(path, dataset, None)
     world = open_world(experiment, environment)
@@ -169,7 +171,7 @@ def _check_as_asked(dataset: Dataset, spec: DatasetSpec, path: Path) -> None:
         asked["expert_share"] = round(spec.expert_share * spec.episodes) / spec.episodes  # whole episodes
     for name, expected in asked.items():
         found = getattr(metadata, name)
-        if found != expected:
+        if found is not None and found != expected:  # None: the file was attached
             raise DatasetError(
                 f"{path}: collected with {name} {found}, the experiment asks for {expected}. Remove the file to "
                 "collect it anew, set ",

@@ -182,12 +182,13 @@ class References(Record):
 
     random: Evaluation = Field(description="Of random slates.")
     oracle: Evaluation = Field(description="Of the short-term oracle.")
-    behavior: Evaluation = Field(description="Of the behaviour agent, mean actions.")
+    behavior: Evaluation | None = Field(None, description="Of the behaviour agent, mean actions; none in some worlds.")
 
     @property
     def by_policy(self) -> dict[str, Evaluation]:
         """The evaluations by the name of the policy, weakest first."""
-        return {name: getattr(self, name) for name in REFERENCE_POLICIES}
+        played = {name: getattr(self, name) for name in REFERENCE_POLICIES}
+        return {name: evaluation for name, evaluation in played.items() if evaluation is not None}
 
 
 class StorageFacts(Record):

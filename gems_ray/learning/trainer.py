@@ -16,7 +16,8 @@ from gems_ray.data.sampling import make_sampler
 from gems_ray.data.schema import Dataset
 from gems_ray.data.trajectories import last_steps
 from gems_ray.errors import DeviceError, TrainingError
-from gems_ray.evaluation.returns import Evaluator, check_world
+from gems_ray.evaluation.belonging import check_world
+from gems_ray.evaluation.returns import Evaluator
 from gems_ray.experiments.spec import EvaluationSpec, TrainingSpec
 from gems_ray.flat_state import FlatState, flatten_modules, load_modules
 from gems_ray.learning.diagnostics import Diagnostics, DivergenceWatch, value_bound

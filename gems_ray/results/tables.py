@@ -138,7 +138,7 @@ def _mark(row: Sequence[str], checkpoint: str, alike: Container[tuple[str, str, 
 
 
 def _score(value: float, references: References | None) -> float:
-    if references is None:
+    if references is None or references.behavior is None:
         return math.nan
     low, high = references.random.return_mean, references.behavior.return_mean
     return 100 * (value - low) / (high - low) if high != low else math.nan

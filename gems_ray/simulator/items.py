@@ -1,9 +1,12 @@
 """Item vectors: drawn from the paper's distribution or read from a file."""
 
 from pathlib import Path
+from tokenize import TokenError
+from zipfile import BadZipFile
 
 import numpy as np
 
+from gems_ray.archive import check_regular
 from gems_ray.errors import ConfigError, SimulatorError
 from gems_ray.simulator.environments import Environment
 from gems_ray.simulator.streams import Draws
@@ -65,13 +68,14 @@ def read_items(environment: Environment, path: Path) -> np.ndarray:
     Raises:
         SimulatorError: the file is missing, is not a plain float array, or has another shape.
     """
+    if not (path.exists() or path.is_symlink()):
+        raise SimulatorError(f"{path}: no such item file. Give an .npy file of item vectors.")
+    check_regular(path, SimulatorError, "an .npy file of item vectors")
     try:
-        vectors = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise SimulatorError(f"{path}: no such item file. Give an .npy file of item vectors.") from None
-    except (OSError, ValueError) as error:
+        vectors = np.load(path, mmap_mode="r", allow_pickle=False)  # a header may promise more than the file holds
+    except (OSError, ValueError, SyntaxError, TypeError, TokenError, EOFError, OverflowError, BadZipFile) as error:
         raise SimulatorError(f"{path}: not a plain .npy array ({error}). Save it with numpy.save.") from None
-    return check_items(environment, vectors, str(path))
+    return check_items(environment, np.array(vectors) if isinstance(vectors, np.ndarray) else vectors, str(path))
 
 
 def check_items(environment: Environment, vectors: np.ndarray, where: str = "items") -> np.ndarray:

@@ -11,13 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from gems_ray.action_box import ActionBox
-from gems_ray.config import build
-from gems_ray.errors import ConfigError, WorldError
+from gems_ray.errors import WorldError
 from gems_ray.files import atomic_path, write_text_atomically
 from gems_ray.flat_state import FlatState, flatten_modules, load_modules
 from gems_ray.program import command_line
@@ -26,11 +24,21 @@ from gems_ray.simulator import Environment
 from gems_ray.simulator.environments import ENVIRONMENTS
 from gems_ray.world.agent import BehaviorAgent
 from gems_ray.world.belief import GruBelief
+from gems_ray.world.manifest import (
+    ADVICE,
+    MANIFEST,
+    SCHEMA_VERSION,
+    WEIGHTS,
+    WorldManifest,
+    check_tensor,
+    fitting,
+    read_bundle,
+    section,
+)
 from gems_ray.world.ranker import GemsRanker, RankerConfig
-from gems_ray.yaml_file import dump_yaml, plain, read_yaml
+from gems_ray.yaml_file import dump_yaml, plain
 
-SCHEMA_VERSION = 1
-MANIFEST, WEIGHTS, TRAINING_LOG = "manifest.yaml", "weights.safetensors", "training_log.csv"
+BELIEF = "belief"  # name of the weights of a world's own encoder
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,7 @@ class World:
         bounds: box of latent actions.
         agents: behaviour agents by quality; the belief of `expert` is the world's state encoder.
         facts: how the world was made and what its agents score; not part of the fingerprint.
+        encoder: state encoder of a world that has no expert; None where it has one.
     """
 
     environment: Environment
@@ -52,11 +61,26 @@ class World:
     bounds: ActionBox
     agents: Mapping[str, BehaviorAgent]
     facts: Mapping[str, Any]
+    encoder: GruBelief | None = None
 
     @property
     def belief(self) -> GruBelief:
-        """The state encoder: the expert actor's belief."""
-        return self.agents["expert"].belief
+        """The state encoder: the expert actor's belief, or the encoder of a world without an expert."""
+        return self.agents["expert"].belief if self.encoder is None else self.encoder
+
+    @property
+    def expert(self) -> BehaviorAgent:
+        """The best behaviour agent.
+
+        Raises:
+            WorldError: the world holds none.
+        """
+        if "expert" not in self.agents:
+            raise WorldError(
+                f"the world of {self.environment.name} ({self.fingerprint}) holds no behaviour agent: it was imported "
+                "without one. Import it again with `--agent`, or collect `random` data."
+            )
+        return self.agents["expert"]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -73,6 +97,7 @@ class World:
             **self._configuration(),
             # Beside the configuration, and not in it: bundles without sizes keep their fingerprints.
             "agent_sizes": {quality: agent.sizes() for quality, agent in self.agents.items()},
+            **({"belief_sizes": self.encoder.sizes()} if self.encoder else {}),
             "facts": dict(self.facts),
         }
         write_text_atomically(folder / MANIFEST, dump_yaml(manifest))
@@ -91,7 +116,9 @@ class World:
             "items": torch.from_numpy(self.items),
             "bounds.center": torch.from_numpy(self.bounds.center),
             "bounds.scale": torch.from_numpy(self.bounds.scale),
-            **flatten_modules({"ranker": self.ranker, **self.agents}),
+            **flatten_modules(
+                {"ranker": self.ranker, **self.agents, **({BELIEF: self.encoder} if self.encoder else {})}
+            ),
         }
 
 
@@ -101,24 +128,27 @@ def load_world(folder: Path) -> World:
     Raises:
         WorldError: the folder is no bundle, is damaged, or was changed.
     """
-    manifest, tensors = _read_files(folder)
+    manifest, tensors = read_bundle(folder)
     try:
-        environment = build(Environment, manifest["environment"])
-        ranker = GemsRanker(build(RankerConfig, manifest["ranker"]))
-        bounds = ActionBox(tensors["bounds.center"].numpy(), tensors["bounds.scale"].numpy())
-        known = manifest.get("agent_sizes", {})
-        agents = {quality: _agent(known.get(quality), ranker.config, bounds) for quality in manifest["agents"]}
-        load_modules({"ranker": ranker, **agents}, tensors)
-        items = tensors["items"].numpy()
-        facts = manifest["facts"]
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise WorldError(f"{folder}: the bundle is not complete ({error}). Train it again or copy it anew.") from None
-    for module in (ranker, *agents.values()):
+        environment = section(Environment, manifest.environment)
+        config = section(RankerConfig, manifest.ranker)
+        items = check_tensor(tensors, "items", (environment.num_items, environment.item_dim))
+        sides = [check_tensor(tensors, f"bounds.{side}", (config.latent_dim,)) for side in ActionBox._fields]
+        bounds = ActionBox(*sides)
+        if bounds.scale.min() <= 0:
+            raise ValueError("`bounds.scale`: expected values above 0")
+        modules = fitting(lambda: _modules(manifest, config, bounds), tensors)
+        load_modules(modules, tensors)
+    except (LookupError, TypeError, ValueError, RuntimeError, OverflowError, MemoryError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:300].rstrip(".")
+        raise WorldError(f"{folder}: the bundle is not complete ({reason}). {ADVICE}") from None
+    for module in modules.values():
         module.requires_grad_(False)
-    world = World(environment, items, ranker, bounds, agents, facts)
-    if world.fingerprint != manifest["fingerprint"]:
+    ranker, encoder = modules.pop("ranker"), modules.pop(BELIEF, None)
+    world = World(environment, items, ranker, bounds, modules, manifest.facts, encoder)  # type: ignore[arg-type]
+    if world.fingerprint != manifest.fingerprint:
         raise WorldError(
-            f"{folder}: fingerprint {manifest['fingerprint']} expected, {world.fingerprint} found: the bundle was "
+            f"{folder}: fingerprint {manifest.fingerprint} expected, {world.fingerprint} found: the bundle was "
             "changed after it was made. Copy it anew or train it again."
         )
     return world
@@ -171,25 +201,24 @@ def _find_world(name_or_folder: str) -> World:
     )
 
 
+def _modules(manifest: WorldManifest, ranker: RankerConfig, bounds: ActionBox) -> dict[str, nn.Module]:
+    """Networks of the sizes that the manifest states, by the names of their weights."""
+    known = manifest.agent_sizes
+    modules: dict[str, nn.Module] = {"ranker": GemsRanker(ranker)}
+    modules |= {quality: _agent(known.get(quality), ranker, bounds) for quality in manifest.agents}
+    if manifest.belief_sizes is not None:
+        modules[BELIEF] = GruBelief(**manifest.belief_sizes)
+    elif "expert" not in manifest.agents:
+        raise ValueError("neither an expert nor a belief encoder is in it")
+    return modules
+
+
 def _agent(sizes: Mapping[str, int] | None, ranker: RankerConfig, bounds: ActionBox) -> BehaviorAgent:
     """An agent with the sizes that the manifest states; a manifest from before it did so means the default ones."""
     if sizes is None:
         return BehaviorAgent(GruBelief(ranker.num_items, ranker.slate_size, ranker.item_dim), bounds)
     of_belief = {name: size for name, size in sizes.items() if name != "hidden_size"}
     return BehaviorAgent(GruBelief(**of_belief), bounds, sizes["hidden_size"])
-
-
-def _read_files(folder: Path) -> tuple[dict[str, Any], FlatState]:
-    try:
-        manifest = plain(read_yaml(folder / MANIFEST).data)
-        tensors = load_file(folder / WEIGHTS)
-    except (ConfigError, FileNotFoundError, SafetensorError, OSError) as error:
-        raise WorldError(f"{folder}: not a readable world bundle ({error}). Copy it anew or train it again.") from None
-    if manifest.get("schema_version") != SCHEMA_VERSION:
-        raise WorldError(
-            f"{folder}: bundle of schema version {manifest.get('schema_version')}, this program reads {SCHEMA_VERSION}."
-        )
-    return manifest, tensors
 
 
 def _fingerprint(configuration: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:

@@ -157,7 +157,7 @@ class AgentTrainer:
         return self.sac.agent
 
     def run(self) -> Iterator[AgentReport]:
-        """Trains until the episodes of the schedule are used up; one report per validation interval."""
+        """Trains until the episodes of the schedule are used up; a report per validation interval, one at the end."""
         config = self.config
         losses: list[Tensor] = []
         returns: list[float] = []

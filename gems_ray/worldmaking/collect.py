@@ -106,7 +106,7 @@ def collect_dataset(
         return _collect_replay(world, episodes, seed, deterministic, progress)
     experts = round({"expert": 1.0, "mixed": expert_share, "medium_expert": 0.5}.get(quality, 0.0) * episodes)
     agent = MeanAgent if deterministic else SampledAgent
-    shares = [Share(agent(world.agents["expert"]), experts, "expert")]
+    shares = [Share(agent(world.expert), experts, "expert")] if experts else []
     if quality in ("medium", "medium_expert"):
         shares.append(Share(agent(world.agents["medium"]), episodes - experts, "medium"))
     else:

@@ -35,7 +35,7 @@ from gems_ray.yaml_file import dump_yaml, plain
 
 BOUNDS_SESSIONS = 1_000  # whose slates span the action box, as published
 TEST_USERS = 1_000
-RANKER_LOG, AGENT_LOG = "ranker_log.csv", "agent_log.csv"
+RANKER_LOG, AGENT_LOG, TRAINING = "ranker_log.csv", "agent_log.csv", "training"
 
 Progress = Callable[[RankerEpoch | AgentReport, float], None]  # report, seconds of training so far
 
@@ -63,10 +63,10 @@ def train_world(recipe: WorldRecipe, folder: Path, command: str, progress: Progr
     Raises:
         WorldError: the folder holds another bundle or the training of another recipe.
     """
-    work = folder / "training"
+    work = folder / TRAINING
     items = item_vectors(recipe.environment, stream(recipe.item_seed, "items"))
-    _claim(folder, work, recipe)
-    clock = _Clock(work / "seconds.json")
+    claim(folder, dump_yaml(asdict(recipe) | {"ranker": recipe.ranker.as_data()}))
+    clock = Clock(work / "seconds.json")
     sessions = log_sessions(recipe.environment, items, recipe.ranker_training.sessions, recipe.seed)
 
     ranker_trainer = RankerTrainer(sessions, recipe.ranker, recipe.ranker_training, recipe.seed)
@@ -80,14 +80,7 @@ def train_world(recipe: WorldRecipe, folder: Path, command: str, progress: Progr
     bounds = _action_box(ranker, sessions)
 
     trainer = AgentTrainer(recipe.environment, items, ranker, bounds, recipe.agent_training, recipe.seed)
-    if (checkpoint := work / "agent.safetensors").exists():
-        trainer.load(*read_checkpoint(checkpoint))
-    for report in trainer.run():
-        trainer.save(work / "agent.safetensors")
-        _append(folder / AGENT_LOG, report, clock.save())
-        progress(report, clock.seconds())
-
-    agents = _agents(trainer, ranker, bounds)
+    agents = train_agents(trainer, ranker, bounds, folder, clock, progress)
     facts = {
         "command": command,
         "program_version": __version__,
@@ -102,7 +95,7 @@ def train_world(recipe: WorldRecipe, folder: Path, command: str, progress: Progr
     world = World(recipe.environment, items, ranker, bounds, agents, facts | {"test": {}})
     best = Evaluator(world, "validation", TEST_USERS).evaluate(MeanAgent(agents["expert"]))
     facts["validation"] = {"users": TEST_USERS, **_rounded(best)}
-    facts["test"] = _test(world)
+    facts["test"] = test_returns(world)
     world = World(recipe.environment, items, ranker, bounds, agents, facts)
     world.save(folder)
     shutil.rmtree(work)
@@ -135,15 +128,21 @@ def without_duplicates(world: World, command: str) -> World:
         raise WorldError(f"the world {world.fingerprint} shows no item twice in a slate already. Use it as it is.")
     facts = {"command": command, "program_version": __version__, "made_from": world.fingerprint}
     other = replace(world, ranker=world.ranker.without_duplicates(), facts=facts)
-    return replace(other, facts=facts | {"test": _test(other)})
+    return replace(other, facts=facts | {"test": test_returns(other)})
 
 
-def _claim(folder: Path, work: Path, recipe: WorldRecipe) -> None:
-    """Makes the folder this recipe's, or checks that it is."""
+def claim(folder: Path, text: str) -> None:
+    """Makes the folder that of a recipe, or checks that it is.
+
+    Args:
+        folder: of the bundle.
+        text: the recipe.
+    Raises:
+        WorldError: the folder holds another bundle or the training of another recipe.
+    """
     if (folder / "manifest.yaml").exists():
         raise WorldError(f"{folder}: a finished world is here already. Choose another --output or remove it.")
-    text = dump_yaml(asdict(recipe) | {"ranker": recipe.ranker.as_data()})
-    described = work / "recipe.yaml"
+    described = folder / TRAINING / "recipe.yaml"
     if not described.exists():
         write_text_atomically(described, text)
     elif described.read_text(encoding="utf-8") != text:
@@ -151,6 +150,29 @@ def _claim(folder: Path, work: Path, recipe: WorldRecipe) -> None:
             f"{folder}: holds an interrupted training with other settings ({described}). "
             "Give the same settings to continue it, or choose another --output."
         )
+
+
+def train_agents(
+    trainer: AgentTrainer, ranker: GemsRanker, bounds: ActionBox, folder: Path, clock: "Clock", progress: Progress
+) -> dict[str, BehaviorAgent]:
+    """Trains the behaviour agent, from its last checkpoint where there is one, and picks the qualities.
+
+    Args:
+        trainer: of the agent.
+        ranker: of its world.
+        bounds: action box.
+        folder: of the bundle.
+        clock: seconds of training so far.
+        progress: called with every report.
+    """
+    checkpoint = folder / TRAINING / "agent.safetensors"
+    if checkpoint.exists():
+        trainer.load(*read_checkpoint(checkpoint))
+    for report in trainer.run():
+        trainer.save(checkpoint)
+        _append(folder / AGENT_LOG, report, clock.save())
+        progress(report, clock.seconds())
+    return _agents(trainer, ranker, bounds)
 
 
 def _action_box(ranker: GemsRanker, sessions: SlateEpisodes) -> ActionBox:
@@ -179,7 +201,7 @@ def _agents(trainer: AgentTrainer, ranker: GemsRanker, bounds: ActionBox) -> dic
     return agents
 
 
-def _test(world: World) -> dict[str, Any]:
+def test_returns(world: World) -> dict[str, Any]:
     """Returns of every agent and of the reference policies on the test users."""
     evaluator = Evaluator(world, "test", TEST_USERS)
     rows = {name: evaluation for name, evaluation in evaluator.references().items() if name != "behavior"}
@@ -207,8 +229,12 @@ def _append(path: Path, report: RankerEpoch | AgentReport, seconds: float) -> No
     write_text_atomically(path, "".join(",".join(line) + "\n" for line in lines))
 
 
-class _Clock:
-    """Seconds of training over all interrupted parts."""
+class Clock:
+    """Seconds of training over all interrupted parts.
+
+    Args:
+        path: of the file that keeps them.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -216,9 +242,11 @@ class _Clock:
         self._start = time.monotonic()
 
     def seconds(self) -> float:
+        """Seconds so far."""
         return self._before + time.monotonic() - self._start
 
     def save(self) -> float:
+        """Writes them down."""
         seconds = self.seconds()
         write_text_atomically(self._path, json.dumps(seconds))
         return seconds
