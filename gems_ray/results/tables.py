@@ -135,6 +135,7 @@ COLUMNS = (
     Column("dataset_fingerprint", lambda cell: cell.result and cell.result.fingerprints.dataset),
     Column("world_fingerprint", lambda cell: cell.result and cell.result.fingerprints.world),
     *REPORT_COLUMNS,
+    Column("engine", lambda cell: cell.result and cell.result.engine),
     Column("seconds", lambda cell: cell.result and cell.result.seconds),
     Column("reason", lambda cell: cell.result and cell.result.reason),
     Column("cell", lambda cell: cell.name),
@@ -215,6 +216,7 @@ def result_frame(run: RunFolder, cells: pd.DataFrame | None = None) -> pd.DataFr
                     "seeds": len(done),
                     "users": done["test_users"].max(),
                     "diverged": int((done["status"] == DIVERGED).sum()),
+                    "engine": ", ".join(sorted(done["engine"].dropna().unique())) or None,
                     **{column.name: done[column.name].astype(float).mean() for column in DIAGNOSTICS},
                 }
             )
@@ -224,7 +226,7 @@ def result_frame(run: RunFolder, cells: pd.DataFrame | None = None) -> pd.DataFr
     columns = ["environment", "algorithm"]
     columns += [f"{kind}_{value}" for kind in ("last", "best") for value in ("mean", "std", "score")]
     return pd.DataFrame(
-        rows, columns=[*columns, "seeds", "users", "diverged", *(column.name for column in DIAGNOSTICS)]
+        rows, columns=[*columns, "seeds", "users", "diverged", "engine", *(column.name for column in DIAGNOSTICS)]
     )
 
 
@@ -251,7 +253,7 @@ def to_markdown(table: pd.DataFrame) -> str:
     header, rows = _display_diagnostics(table)
     if rows:
         words = ["Means over seeds at the last checkpoint.", *(column.note for column in DIAGNOSTICS if column.note)]
-        parts += [markdown_table(header, rows), " ".join(words) + "\n"]
+        parts += [markdown_table(header, rows), " ".join([*words, *_engines(table)]) + "\n"]
     return "\n".join(parts)
 
 
@@ -320,6 +322,11 @@ def notes(table: pd.DataFrame) -> list[str]:
         "score: 0 = random slates, 100 = behaviour agent (mean actions).",
         *_divergence(table),
     ]
+
+
+def _engines(table: pd.DataFrame) -> list[str]:
+    engines = sorted({name for names in table["engine"].dropna() for name in names.split(", ")})
+    return [f"Engine of the updates: {', '.join(engines)}."] if engines else []
 
 
 def _divergence(table: pd.DataFrame) -> list[str]:
