@@ -28,6 +28,7 @@ def rehearse(*steps, cwd):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_whole_rehearsal(tmp_path, gpu):
     lines, table = rehearse(cwd=tmp_path)
     assert [line["step"] for line in lines] == [*gpu.STEPS]
