@@ -234,7 +234,7 @@ def export(run: RunFolder, folder: Path) -> list[Path]:
     """Writes table.csv, table.md and cells.csv; returns their paths."""
     cells = cells_frame(run)
     table = result_frame(run, cells)
-    texts = {"table.csv": table.round(3).to_csv(index=False), "table.md": to_markdown(table)}
+    texts = {"table.csv": _known_engines(table).round(3).to_csv(index=False), "table.md": to_markdown(table)}
     for name, text in texts.items():
         write_text_atomically(folder / name, text)
     return [*(folder / name for name in texts), export_cells(run, folder, cells)]
@@ -243,7 +243,7 @@ def export(run: RunFolder, folder: Path) -> list[Path]:
 def export_cells(run: RunFolder, folder: Path, cells: pd.DataFrame | None = None) -> Path:
     """Writes cells.csv; returns its path."""
     cells = cells_frame(run) if cells is None else cells
-    write_text_atomically(folder / "cells.csv", cells.to_csv(index=False))
+    write_text_atomically(folder / "cells.csv", _known_engines(cells).to_csv(index=False))
     return folder / "cells.csv"
 
 
@@ -322,6 +322,11 @@ def notes(table: pd.DataFrame) -> list[str]:
         "score: 0 = random slates, 100 = behaviour agent (mean actions).",
         *_divergence(table),
     ]
+
+
+def _known_engines(frame: pd.DataFrame) -> pd.DataFrame:
+    """Without the column of the engines where none is recorded, as in the folders of older versions."""
+    return frame.drop(columns="engine") if frame["engine"].isna().all() else frame
 
 
 def _engines(table: pd.DataFrame) -> list[str]:

@@ -126,6 +126,13 @@ class TestPlacement:
         assert cluster.cuda_trouble() == trouble
         assert "CUDA_VISIBLE_DEVICES" not in environments[0]
 
+    def test_ray_is_told_of_no_gpu_that_torch_cannot_use(self, monkeypatch):
+        """A build for CPUs, or an old driver: Ray would find the GPUs and hand out shares of them."""
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+        for available, count in ((True, 2), (False, 0)):
+            monkeypatch.setattr(torch.cuda, "is_available", lambda available=available: available)
+            assert cluster._usable_gpus() == count
+
     @pytest.fixture
     def node_in_trouble(self, monkeypatch):
         """A cluster whose node has a GPU and a torch that cannot use it; Ray itself answers as the function does."""

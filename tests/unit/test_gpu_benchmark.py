@@ -53,6 +53,7 @@ def test_a_step_that_fails_keeps_no_other_from_running(gpu, monkeypatch, capsys)
     assert gpu.markdown(lines).splitlines()[2] == "| broken | **no** | ZeroDivisionError: oh |"
 
 
+@pytest.mark.slow
 def test_after_an_error_of_the_gpu_the_rest_goes_on_in_another_process(gpu, monkeypatch, capfd):
     def poisoned(bench):
         raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")

@@ -62,7 +62,7 @@ def test_phases_that_are_alike_compute_the_same(name):
         assert_same(*outcomes)
 
 
-@pytest.mark.parametrize("stop_after", [1, 28, 31, 37])
+@pytest.mark.parametrize("stop_after", [28, 31])
 def test_interrupted_it_continues_to_the_bit(stop_after, monkeypatch):
     monkeypatch.setattr(engines, "GRAPH_BLOCK_UPDATES", 5)
     whole = state(run(Engine(*parts("td3_bc")), 60, reports=(31,)))
