@@ -163,7 +163,7 @@ def check_gpus(device: str, say: Callable[[str], None]) -> None:
     answers = [ask.options(scheduling_strategy=place).remote() for place in places]
     for address, answer in zip((node["NodeManagerAddress"] for node in with_gpus), answers, strict=True):
         try:
-            trouble = ray.get(answer, timeout=LONGEST_ANSWER_S)
+            trouble = ray.get(answer, timeout=2 * LONGEST_ANSWER_S)  # torch is imported anew
         except RayError as error:
             raise ResourceError(f"node {address}: does not say what its GPUs can do ({error}).") from None
         if trouble:
