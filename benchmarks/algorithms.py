@@ -4,8 +4,7 @@ Interleaved on one thread: the yardstick (`plain.py`), our updates one by one, o
 The data are 1,000 expert episodes of a shipped world. Every algorithm is measured at its start and after some hundred
 updates, because the cost of CQL's depends on how sharp its policy has become. The floor is the time of an update's
 matrix products at the speed of the machine's own 256 x 256 x 256 product; what CQL leaves out is counted in it all the
-same. Rounds are short and the best of each counts, because the machine may be shared. `--device cuda` measures single
-updates and captured graphs on a GPU, and `--trials 4` what each of four processes reaches that share it.
+same. Rounds are short and the best of each counts, because the machine may be shared. `gpu.py` measures a GPU.
 """
 
 import argparse
@@ -130,39 +129,15 @@ def on_cpu(names: list[str], dataset: Dataset, trained: int, rounds: int) -> Non
         )
 
 
-def on_gpu(names: list[str], dataset: Dataset, rounds: int) -> None:
-    """Prints the table of a GPU."""
-    print(f"{torch.cuda.get_device_name()}\n{'algorithm':9} {'single/s':>9} {'graph/s':>9}")
-    for name in names:
-        single, captured = make_engines(name, dataset, "cuda", trained=0)
-        timed: Timed = {"single": (single.update, 1), "graph": (captured.block, captured.length)}
-        best = best_seconds(timed, rounds, 1.0, torch.cuda.synchronize)
-        print(f"{name:9} {1 / best['single']:9.1f} {1 / best['graph']:9.1f}", flush=True)
-
-
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("algorithms", nargs="*", default=sorted(PLAIN), help="names [default: all]")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--trained", type=int, default=300, help="updates before the second measurement on a CPU")
-    parser.add_argument("--trials", type=int, default=1, help="processes at once on the GPU")
+    parser.add_argument("--trained", type=int, default=300, help="updates before the second measurement")
     arguments = parser.parse_args()
     dataset = collect_dataset(find_world("diffuse_mix"), "expert", EPISODES, seed=0)
-    if arguments.device == "cpu":
-        on_cpu(arguments.algorithms, dataset, arguments.trained, arguments.rounds)
-    elif arguments.trials == 1:
-        on_gpu(arguments.algorithms, dataset, arguments.rounds)
-    else:
-        torch.multiprocessing.spawn(
-            shared_gpu, (arguments.algorithms, dataset, arguments.rounds), nprocs=arguments.trials, join=True
-        )
-
-
-def shared_gpu(index: int, names: list[str], dataset: Dataset, rounds: int) -> None:
-    """One of several processes that share a GPU."""
-    on_gpu(names, dataset, rounds)
+    on_cpu(arguments.algorithms, dataset, arguments.trained, arguments.rounds)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ SECONDS = "seconds"
 UPDATES_PER_SECOND = "updates_per_second"
 EVALUATED = "evaluated_updates"  # updates at the last evaluation
 BEST_UPDATES = "best_updates"  # updates at the best one so far
+ENGINE = "engine"  # how most of the updates run: eager, compiled, graph, compiled_graph
 STATUS, REASON = "status", "reason"  # of the cell
 LOG = "log"  # what a reader of the cell's log should know, since the last report
 

@@ -14,6 +14,7 @@ from gems_ray.algorithms.adam import Adam
 from gems_ray.config import Config
 from gems_ray.data.experience import Batch, Experience, Transitions, WindowBatch
 from gems_ray.data.normalizer import Normalizer
+from gems_ray.device import indexed
 from gems_ray.errors import ConfigError
 from gems_ray.flat_state import FlatState, flatten_modules, load_modules
 from gems_ray.rng import stream_seed
@@ -77,7 +78,7 @@ class Algorithm(ABC, Generic[C]):
     def __init__(self, state_dim: int, action_dim: int, config: C, device: str | torch.device, seed: int) -> None:
         self.config = config
         self.state_dim, self.action_dim = state_dim, action_dim
-        self.device = torch.device(device)
+        self.device = indexed(device)
         self.updates = 0
         self.networks: dict[str, nn.Module] = {}
         self.optimizers: dict[str, Adam] = {}
@@ -102,6 +103,10 @@ class Algorithm(ABC, Generic[C]):
         Returns:
             losses as scalar tensors without gradient.
         """
+
+    def first_alike(self, phase: int) -> int:
+        """The first phase in which `learn` does the same as in this one: they share a captured graph."""
+        return phase
 
     @abstractmethod
     def predict(self, batch: Any) -> Tensor:

@@ -158,6 +158,10 @@ class CQL(TransitionAlgorithm[CQLConfig]):
             "alpha_prime": alpha_prime,
         }
 
+    def first_alike(self, phase: int) -> int:
+        """Only the last phase moves the targets."""
+        return phase if phase == self.period - 1 else 0
+
     def actions(self, states: Tensor) -> Tensor:
         """The tanh of the mean."""
         return torch.tanh(self.actor.gaussian(states)[0])

@@ -86,6 +86,10 @@ class TD3BC(TransitionAlgorithm[TD3BCConfig]):
             soft_update(self._targets, self._online, config.tau)
         return losses
 
+    def first_alike(self, phase: int) -> int:
+        """Only the last phase moves the actor and the targets."""
+        return phase if phase == self.period - 1 else 0
+
     def actions(self, states: Tensor) -> Tensor:
         """The actor's actions."""
         return self.actor(states)

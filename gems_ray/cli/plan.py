@@ -128,7 +128,7 @@ def _speed_lines(planned: "Plan") -> list[str]:
     for algorithm in planned.experiment.algorithm:
         slowest, fastest = planned.updates_per_second(algorithm)
         lines.append(
-            f"{algorithm}: {fastest:,.0f} updates/s here, alone and not compiled; the best of several short "
-            f"measurements, the slowest was {slowest:,.0f}"
+            f"{algorithm}: {fastest:,.0f} updates/s here, alone and not compiled (engine "
+            f"{planned.engine(algorithm)}); the best of several short measurements, the slowest was {slowest:,.0f}"
         )
     return lines

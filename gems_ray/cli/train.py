@@ -36,7 +36,7 @@ def train(
     world: Annotated[str | None, typer.Option(help="World bundle, in place of the shipped one.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     compile_mode: Annotated[
-        str, typer.Option("--compile", help="auto, on or off: compile the updates; auto does for long runs.")
+        str, typer.Option("--compile", help="auto, on, graph (CUDA graphs) or off: how the updates run.")
     ] = "auto",
     storage: Annotated[Path, typer.Option(help="Folder of the run folders.")] = Path("runs"),
     name: Annotated[str | None, typer.Option(help="Name of the run folder [default: from the settings].")] = None,

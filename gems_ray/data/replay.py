@@ -1,5 +1,6 @@
 """Batches of transitions."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -25,9 +26,13 @@ class ReplayBuffer(Sampler[Batch]):
         super().__init__(*arguments, **options)
         self._bootstrap = bootstrap_time_limit
 
-    def rows(self, rows: Tensor) -> Batch:
-        """The transitions of the given row numbers (B,) int64."""
-        column = {name: self._gather(values, rows).to(torch.float32) for name, values in self._columns.items()}
+    def gather(self, rows: Tensor) -> dict[str, Tensor]:
+        """The transitions of the given row numbers (B,) int64, as they were logged."""
+        return {name: values.index_select(0, rows) for name, values in self._columns.items()}
+
+    def assemble(self, columns: Mapping[str, Tensor]) -> Batch:
+        """The transitions that were gathered, in the units of training."""
+        column = {name: values.to(torch.float32) for name, values in columns.items()}
         rewards = column["rewards"].unsqueeze(1)
         dones = column["terminals"].unsqueeze(1)
         return Batch(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gems_ray.data.normalizer import Normalizer, state_statistics
 from gems_ray.data.schema import REQUIRED
+from gems_ray.device import indexed, room_on
 from gems_ray.errors import DatasetError
 from gems_ray.flat_state import FlatState
 from gems_ray.rng import stream_seed
@@ -53,7 +54,7 @@ class Sampler(ABC, Generic[B]):
         action_scale: np.ndarray | None = None,
         reward_scale: str | float = "none",
     ) -> None:
-        self.device = torch.device(device)
+        self.device = indexed(device)
         self._shapes = {"observations": (state_dim,), "actions": (action_dim,), "next_observations": (state_dim,)}
         self._buffer_size = buffer_size
         self._normalize_states = normalize_states
@@ -103,8 +104,7 @@ class Sampler(ABC, Generic[B]):
             raise DatasetError(f"load_d4rl_dataset: {size} transitions, the buffer takes 1 to {self._buffer_size}.")
         columns = {name: _shared(data[name].reshape(size, *self._shapes.get(name, ()))) for name in REQUIRED}
         columns |= self._derived(data)
-        self.on_device = self._fits(columns)
-        self._columns = {name: column.to(self.device) if self.on_device else column for name, column in columns.items()}
+        self._place(columns)
         self._kept = None if rows is None else torch.from_numpy(rows)
         if self._normalize_states:
             mean, std = state_statistics(data["observations"].reshape(size, *self._shapes["observations"]), rows)
@@ -125,15 +125,29 @@ class Sampler(ABC, Generic[B]):
         return self.rows(self.draw(batch_size))
 
     def draw(self, batch_size: int) -> Tensor:
-        """The row numbers (B,) int64 of the next batch."""
+        """The row numbers (B,) int64 of the next batch, where the transitions lie."""
+        rows = self.draw_on_host(batch_size)
+        return self._moved(rows) if self.on_device else rows
+
+    def draw_on_host(self, batch_size: int) -> Tensor:
+        """The row numbers (B,) int64 of the next batch, on the CPU."""
         count = len(self) if self._kept is None else len(self._kept)
         drawn = torch.randint(count, (batch_size,), generator=self._generator)
-        rows = drawn if self._kept is None else self._kept[drawn]
-        return rows.to(self.device) if self.on_device else rows
+        return drawn if self._kept is None else self._kept[drawn]
 
-    @abstractmethod
     def rows(self, rows: Tensor) -> B:
         """The batch of the given row numbers (B,) int64."""
+        if self.on_device:
+            return self.assemble(self.gather(rows))
+        return self.assemble({name: self._moved(column) for name, column in self.gather(rows.cpu()).items()})
+
+    @abstractmethod
+    def gather(self, rows: Tensor) -> dict[str, Tensor]:
+        """What a batch is made of, as it was logged, by row number (B,) int64: where the transitions lie."""
+
+    @abstractmethod
+    def assemble(self, columns: Mapping[str, Tensor]) -> B:
+        """The batch of what `gather` returned, on the device."""
 
     def state_dict(self) -> FlatState:
         """Random state and normaliser."""
@@ -146,17 +160,26 @@ class Sampler(ABC, Generic[B]):
             value.copy_(state[name])  # in place: compiled code holds on to these tensors
         self._generator.set_state(state["generator"])
 
-    def _gather(self, values: Tensor, rows: Tensor) -> Tensor:
-        if self.on_device:
-            return values.index_select(0, rows)
-        chosen = values.index_select(0, rows.cpu())
-        return (chosen.pin_memory() if self.device.type == "cuda" else chosen).to(self.device, non_blocking=True)
+    def _moved(self, values: Tensor) -> Tensor:
+        """Host values on the device; the host does not wait for it."""
+        return values.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else values
+
+    def _place(self, columns: dict[str, Tensor]) -> None:
+        """Takes the transitions to the device, or leaves them on the host where they do not fit."""
+        self.on_device, self._columns = False, columns
+        if self._fits(columns):
+            try:
+                self._columns, self.on_device = self._copied(columns), True
+            except torch.OutOfMemoryError:  # another process was quicker: gathered on the host
+                torch.cuda.empty_cache()
+
+    def _copied(self, columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: column.to(self.device) for name, column in columns.items()}
 
     def _fits(self, columns: Mapping[str, Tensor]) -> bool:
-        if self.device.type == "cpu":
+        if self.device.type != "cuda":
             return True
-        free, _ = torch.cuda.mem_get_info(self.device)
-        return sum(column.nbytes for column in columns.values()) <= GPU_SHARE_OF_DATASET * free
+        return sum(column.nbytes for column in columns.values()) <= GPU_SHARE_OF_DATASET * room_on(self.device)
 
     def _set_normalizer(self, *values: np.ndarray | Tensor) -> None:
         fixed = (torch.as_tensor(value).to(self.device, torch.float32, copy=True) for value in values)

@@ -11,6 +11,8 @@ from gems_ray.data.experience import WindowBatch
 from gems_ray.data.sampler import Sampler
 from gems_ray.data.trajectories import last_steps, returns_to_go, trajectory_ends
 
+WINDOWED = ("observations", "actions", "rewards", "returns_to_go")
+
 
 class WindowBuffer(Sampler[WindowBatch]):
     """Windows of L steps that begin at rows drawn uniformly.
@@ -26,22 +28,29 @@ class WindowBuffer(Sampler[WindowBatch]):
 
     def __init__(self, *arguments: Any, length: int, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._steps = torch.arange(length, device=self.device)
+        self._steps_on_host = torch.arange(length)
+        self._steps = self._steps_on_host.to(self.device)
 
     @property
     def steps_per_row(self) -> int:
         """L."""
         return len(self._steps)
 
-    def rows(self, rows: Tensor) -> WindowBatch:
-        """The windows that begin at the given row numbers (B,) int64."""
-        first, last = (self._gather(self._columns[name], rows).long()[:, None] for name in ("first", "last"))
-        steps = rows.to(self.device)[:, None] + self._steps  # (B, L)
-        mask = steps <= last
+    def gather(self, rows: Tensor) -> dict[str, Tensor]:
+        """The windows that begin at the given row numbers (B,) int64, as they were logged."""
+        first, last = (self._columns[name].index_select(0, rows).long()[:, None] for name in ("first", "last"))
+        steps = rows[:, None] + (self._steps if self.on_device else self._steps_on_host)  # (B, L)
         inside = torch.minimum(steps, last).flatten()
+        windows = {name: self._columns[name].index_select(0, inside) for name in WINDOWED}
+        return {"first": first, "last": last, "steps": steps, **windows}
+
+    def assemble(self, columns: Mapping[str, Tensor]) -> WindowBatch:
+        """The windows that were gathered, in the units of training."""
+        steps, first = columns["steps"], columns["first"]
+        mask = steps <= columns["last"]
 
         def window(name: str) -> Tensor:
-            values = self._gather(self._columns[name], inside).to(torch.float32)
+            values = columns[name].to(torch.float32)
             return values.view(*mask.shape, *values.shape[1:])
 
         real = mask.to(torch.float32)

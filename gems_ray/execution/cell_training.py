@@ -127,6 +127,7 @@ class CellTraining:
             metrics.STEP: trainer.updates,
             metrics.EVALUATED: max(0, trainer.reported),
             metrics.BEST_UPDATES: trainer.best_updates,
+            metrics.ENGINE: trainer.engine.name,
             metrics.STATUS: status,
             metrics.REASON: trainer.broken_off,
         }
@@ -199,6 +200,6 @@ def open_training(
     begun = "goes on" if trainer.reported >= 0 else "begins"
     say(
         f"{begun} after {trainer.updates} updates on {trainer.algorithm.device} of {platform.node()}, "
-        f"process {os.getpid()}"
+        f"process {os.getpid()}; engine {trainer.engine.name} ({trainer.engine.why})"
     )
     return training

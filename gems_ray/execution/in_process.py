@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from gems_ray.errors import ConfigError, GemsRayError
+from gems_ray.errors import ConfigError, DeviceError, GemsRayError
 from gems_ray.execution.cell_training import open_training
 from gems_ray.execution.interruption import RunInterrupted, first_signal
 from gems_ray.execution.recorder import CellRecorder, describe_report
@@ -35,6 +35,8 @@ class InProcess:
             raise ConfigError("search: its trials are run by Ray, not in this process. Leave `search` out, or use Ray.")
         if experiment.tracking != TrackingSpec():
             raise ConfigError("tracking: is written by runs under Ray, not in this process. Leave it out, or use Ray.")
+        if experiment.resources.mps:
+            raise ConfigError("resources.mps: is started by runs under Ray, whose cells share a GPU. Leave it out.")
 
     def train_cells(self, run: OpenRun, cells: Sequence[Cell]) -> None:
         """Trains the cells; one that fails is recorded as failed, and the next one begins."""
@@ -113,7 +115,12 @@ def _train_cell(run: OpenRun, cell: Cell, stop: Callable[[], bool]) -> None:
         run.listener.on_cell(CellProgress(cell.name, state, report, reason))
 
     try:
-        local = LocalCell(run.folder, cell, run.sources[cell.environment])
+        try:
+            local = LocalCell(run.folder, cell, run.sources[cell.environment])
+        except torch.OutOfMemoryError as error:  # others have the GPU's memory now: nothing is wrong with the cell
+            folder.add_log(f"set back: {error}", "WARNING")
+            changed(UNFINISHED, next(iter(str(error).splitlines()), ""))
+            return
         if updates := local.training.trainer.updates:
             run.listener.on_line(f"Continuing after {updates:,} updates.")
         changed(RUNNING)
@@ -128,6 +135,11 @@ def _train_cell(run: OpenRun, cell: Cell, stop: Callable[[], bool]) -> None:
             local.save()
             run.listener.on_line(f"Interrupted; saved after {local.training.trainer.updates:,} updates.")
             changed(UNFINISHED)
+    except torch.AcceleratorError as error:
+        raise DeviceError(
+            f"{cell.name}: the GPU has failed in this process ({next(iter(str(error).splitlines()), '')}). Everything "
+            "up to the last report is saved: the same command goes on."
+        ) from None
     except (GemsRayError, torch.OutOfMemoryError) as error:
         CellRecorder(folder, run.sources[cell.environment].fingerprints).fail(str(error), int(report.get(STEP, 0)))
         changed(folder.status, str(error))

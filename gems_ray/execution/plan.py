@@ -98,10 +98,14 @@ class Plan:
     place: Path
 
     def updates_per_second(self, algorithm: str) -> tuple[float, float]:
-        """Lowest and highest speed of several short measurements here, alone and not compiled."""
+        """Lowest and highest speed of several short measurements here, alone and without torch's compiler."""
         costs = [cell.cost for cell in self.cells if cell.cell.algorithm == algorithm]
         slowest = min((cost.slowest for cost in costs), default=0.0)
         return slowest, max((cost.updates_per_second for cost in costs), default=0.0)
+
+    def engine(self, algorithm: str) -> str:
+        """How the measured updates ran."""
+        return next(cell.cost.engine for cell in self.cells if cell.cell.algorithm == algorithm)
 
 
 def plan_experiment(
@@ -125,7 +129,7 @@ def plan_experiment(
         has_world = {environment: world is not None for environment, world in worlds.items()}
         experiment = resolve_search(experiment, has_world, listener)
     place = _writable_part(experiment, path)
-    resources = experiment.resources.usable_on(machines, listener.on_line)
+    resources = experiment.resources.usable_on(machines, listener.on_line, experiment.training.device)
     at_once = sum(resources.cells_on(*machine) for machine in machines)
     cells = _plan_cells(experiment, RunFolder(path), worlds, not here and resources.gpu > 0, listener)
     total = round(sum(planned.count for planned in cells))
@@ -153,7 +157,7 @@ def plan_experiment(
 
 
 def this_machine() -> Machine:
-    """CPUs that this process may use, and GPUs."""
+    """CPUs that this process may use, and GPUs that torch can use."""
     return float(len(os.sched_getaffinity(0))), float(torch.cuda.device_count())
 
 

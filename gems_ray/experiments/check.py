@@ -83,13 +83,16 @@ def _with_imports(experiment: Experiment) -> Experiment:
 
 
 def check_placement(experiment: Experiment) -> None:
-    """Makes sure that cells which train on a GPU are given one.
+    """Makes sure that cells which train on a GPU are given one, and not more than one.
 
     Raises:
         ConfigError: they are not.
     """
-    if experiment.training.device == "cuda" and not experiment.resources.gpu:
+    share = experiment.resources.gpu
+    if experiment.training.device == "cuda" and not share:
         raise ConfigError("training.device is cuda, but a cell has no GPU: set resources.gpu, for example to 0.25.")
+    if share > 1:
+        raise ConfigError(f"resources.gpu {share:g}: a cell is trained on one GPU. Set it to 1 at most.")
 
 
 def check_tracking(experiment: Experiment) -> None:

@@ -84,6 +84,9 @@ class CellResult(Record):
 
     status: Literal["finished", "diverged", "pruned", "failed"] = Field(description="How it ended.")
     updates: int = Field(ge=0, description="Gradient updates until then.")
+    engine: str | None = Field(
+        None, description="How most of the updates ran: eager, compiled, graph or compiled_graph."
+    )
     seconds: float | None = Field(None, description="Time of the training alone, seconds.")
     best_updates: int | None = Field(None, description="Gradient updates of the best checkpoint.")
     fingerprints: Fingerprints = Field(Fingerprints(), description="Of the dataset and the world.")
@@ -118,6 +121,7 @@ class CellResult(Record):
         return cls(
             status=report[metrics.STATUS],
             updates=report[metrics.EVALUATED],
+            engine=report.get(metrics.ENGINE),
             seconds=row[metrics.SECONDS],
             best_updates=report[metrics.BEST_UPDATES],
             fingerprints=fingerprints,

@@ -78,9 +78,13 @@ class TrainingSpec(Config):
         description="Updates between evaluations (CORL); the first 1,000 updates are evaluated more often.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes CUDA where there is a GPU.")
-    compile: Literal["auto", "on", "off"] = Field(
+    compile: Literal["auto", "on", "graph", "off"] = Field(
         "auto",
-        description="Compile updates; auto does on CUDA, and on CPUs for 100,000 updates and more, if they are short.",
+        description="on: torch's compiler; graph: CUDA graphs without it; off: neither. auto compiles runs of 100,000 "
+        "updates and more, on CPUs only if the updates are short, and takes graphs for the others on CUDA.",
+    )
+    matmul_precision: Literal["highest", "high"] = Field(
+        "highest", description="Of float32 matrix products on a GPU; high is TF32: faster, with 10 bits in place of 23."
     )
     divergence: Divergence = Divergence()
 
@@ -113,15 +117,16 @@ class Resources(Config):
     """What a cell takes of a machine."""
 
     cpu: float = Field(1, ge=SMALLEST_SHARE, description="CPU cores; torch uses as many threads, at least one.")
-    gpu: float = Field(0, ge=0, description="Share of a GPU; ignored where there is none.")
+    gpu: float = Field(0, ge=0, description="Share of a GPU, 1 at most; ignored where there is none.")
+    mps: bool = Field(False, description="Start NVIDIA's MPS with the run, so that cells that share a GPU overlap.")
 
     @model_validator(mode="after")
     def _ray_can_schedule_it(self) -> "Resources":
         if 0 < self.gpu < SMALLEST_SHARE:
             expected = f"expected 0, or {SMALLEST_SHARE} and more"
             raise blame(Mistake(("gpu",), expected=expected, found=f"{self.gpu:g}"))
-        if self.gpu > 1 and self.gpu != int(self.gpu):
-            raise blame(Mistake(("gpu",), expected="expected a share up to 1, or whole GPUs", found=f"{self.gpu:g}"))
+        if self.gpu > 1 and self.gpu != int(self.gpu):  # a whole number may stand in the folder of an older run
+            raise blame(Mistake(("gpu",), expected="expected a share up to 1", found=f"{self.gpu:g}"))
         return self
 
     def cells_on(self, cpus: float, gpus: float) -> int:
@@ -133,19 +138,31 @@ class Resources(Config):
         by_gpu = int(gpus) * int(1 / self.gpu + 1e-9) if self.gpu <= 1 else int(gpus / self.gpu + 1e-9)
         return min(by_cpu, by_gpu)
 
-    def usable_on(self, nodes: Sequence[tuple[float, float]], say: Callable[[str], None]) -> "Resources":
-        """The resources of a cell on a cluster: without the GPU where there is none.
+    def usable_on(
+        self, nodes: Sequence[tuple[float, float]], say: Callable[[str], None], device: str = "auto"
+    ) -> "Resources":
+        """The resources of a cell on a cluster: without the GPU where there is none, or where it would not be used.
 
         Args:
             nodes: CPUs and GPUs of each node.
             say: called with a line for the user.
+            device: auto, cpu or cuda, on which the cells are trained.
         Raises:
-            ResourceError: no node is large enough, so that the cell would wait for ever.
+            ResourceError: no node is large enough, so that the cell would wait for ever, or none has the GPU that the
+                cells must have.
         """
-        usable = self
-        if self.gpu and not any(gpus for _, gpus in nodes):
+        usable, without = self, {"gpu": 0.0, "mps": False}
+        if self.gpu and device == "cpu":
+            say(f"resources.gpu {self.gpu:g} is ignored: training.device is cpu.")
+            usable = self.model_copy(update=without)
+        elif self.gpu and not any(gpus for _, gpus in nodes):
+            if device == "cuda":
+                raise ResourceError("training.device is cuda, and no GPU is here. Set training.device to auto or cpu.")
             say(f"resources.gpu {self.gpu:g} is ignored: no GPU here, the cells run on CPUs.")
-            usable = self.model_copy(update={"gpu": 0.0})
+            usable = self.model_copy(update=without)
+        if usable.mps and not usable.gpu:
+            say("resources.mps is ignored: no cell has a share of a GPU.")
+            usable = usable.model_copy(update=without)
         if not any(usable.cells_on(*node) for node in nodes):
             cpus, gpus = max(nodes)
             raise ResourceError(
@@ -320,6 +337,8 @@ class Experiment(Config):
     def cells(self) -> list["Cell"]:
         """All cells, environments first, then algorithms, then seeds."""
         common = self.model_dump(mode="json", exclude=_NOT_IN_THE_HASH)
+        if self.training.matmul_precision == "highest":  # a cell keeps the name that it had before there was a choice
+            del common["training"]["matmul_precision"]
         digests = {algorithm: _digest(common, self.settings.get(algorithm, {})) for algorithm in self.algorithm}
         return [
             Cell(environment, algorithm, seed, self, f"{environment}-{algorithm}-seed{seed}-{digests[algorithm]}")

@@ -1,69 +1,33 @@
 """How updates are executed: one by one, as compiled blocks, or as captured CUDA graphs.
 
-The algorithms do not see it: a block is a few calls of `learn`, traced as they stand.
+The algorithms do not see it: a block is a few calls of `learn`, compiled or captured as they stand.
 """
 
-import importlib.util
-import shutil
-import sysconfig
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gems_ray.algorithms.base import AnyAlgorithm, Noise
-from gems_ray.data.experience import Batch, WindowBatch
+from gems_ray.algorithms.base import AnyAlgorithm
 from gems_ray.data.sampler import Sampler
+from gems_ray.device import wait_for
 from gems_ray.errors import DeviceError
-from gems_ray.flat_state import FlatState
+from gems_ray.learning.capture import WARM_UP_RUNS, capture
+from gems_ray.learning.compiler import compile_function, missing_for_compilation
+from gems_ray.learning.inputs import BlockInputs
+from gems_ray.learning.losses import LossMeans
 
 # On a CPU, the first compilation takes 20 to 60 seconds of a core and saves about a quarter of every update's time.
 UPDATES_WORTH_COMPILING = 100_000
 BLOCK_UPDATES = 4  # where updates are short: a call of compiled code costs 0.1 ms before it computes
 LONGEST_PERIOD = 8  # every update of a period is compiled: some seconds each
-WARM_UP_RUNS = 3  # before a capture, as the CUDA manual asks
+GRAPH_BLOCK_UPDATES = 64  # whose row numbers, or gathered rows, go to the GPU in one copy
+EAGER, COMPILED, GRAPH, COMPILED_GRAPH = "eager", "compiled", "graph", "compiled_graph"  # what `Engine.name` may be
 
-
-class LossMeans:
-    """Means of an algorithm's losses since the last report; they stay on the device until then."""
-
-    def __init__(self, algorithm: AnyAlgorithm) -> None:
-        zero = torch.zeros((), dtype=torch.float64, device=algorithm.device)
-        self._sums = {name: zero.clone() for name in algorithm.loss_names}
-        self._counts = dict.fromkeys(algorithm.loss_names, 0)
-
-    def add(self, losses: Mapping[str, Tensor]) -> None:
-        """Adds the losses of one update on the device; `count` must hear of them too."""
-        for name, value in losses.items():
-            self._sums[name].add_(value)
-
-    def count(self, losses: Mapping[str, Tensor]) -> None:
-        """Counts the losses of one update."""
-        for name in losses:
-            self._counts[name] += 1
-
-    def take(self) -> dict[str, float | None]:
-        """The means, None where there was no loss; begins anew."""
-        means = {name: float(self._sums[name]) / count if count else None for name, count in self._counts.items()}
-        for name in self._sums:
-            self._sums[name].zero_()
-            self._counts[name] = 0
-        return means
-
-    def state_dict(self) -> FlatState:
-        """Sums and counts."""
-        return {
-            name: torch.stack([total.cpu(), torch.tensor(self._counts[name], dtype=torch.float64)])
-            for name, total in self._sums.items()
-        }
-
-    def load_state_dict(self, state: FlatState) -> None:
-        """Fills sums and counts from `state_dict`."""
-        for name, pair in state.items():
-            self._sums[name].copy_(pair[0])
-            self._counts[name] = int(pair[1])
+Failure = Callable[[str, Exception], None]
+Capture = Callable[[Callable[[], Any], torch.device], Callable[[], None]]
 
 
 class Engine:
@@ -74,10 +38,13 @@ class Engine:
         sampler: what it learns from.
     """
 
+    name = EAGER  # of the way in which most updates run; another one after a failure that was survived
+
     def __init__(self, algorithm: AnyAlgorithm, sampler: Sampler[Any]) -> None:
         self.algorithm = algorithm
         self.sampler = sampler
         self.losses = LossMeans(algorithm)
+        self.why = ""  # it was chosen
         self._batch_size = algorithm.config.batch_size
 
     def run(self, until: int, stop: Callable[[], bool]) -> None:
@@ -91,6 +58,121 @@ class Engine:
         self.losses.add(losses)
         self.losses.count(losses)
 
+    def _room_for_noise(self) -> dict[str, Tensor]:
+        """Tensors that take the noise of an update."""
+        state = self.algorithm.generator.get_state()
+        noise = self.algorithm.draw_noise(self._batch_size)
+        self.algorithm.generator.set_state(state)  # these draws only made the room
+        return noise
+
+    def _draw_noise(self, room: dict[str, Tensor]) -> None:
+        for name, value in self.algorithm.draw_noise(self._batch_size).items():
+            room[name].copy_(value)
+
+    def _undone(self, work: Callable[[], Any]) -> Any:
+        """What the work returns; whatever it has trained is taken back."""
+        before = self.algorithm.state_dict(), self.losses.state_dict()
+        try:
+            return work()
+        finally:
+            self.algorithm.load_state_dict(before[0])
+            self.losses.load_state_dict(before[1])
+
+    def _survived(self, work: Callable[[], Any], name: str, on_failure: Failure | None) -> Any | None:
+        """What the work returns; None where it fails, the device still works, and `on_failure` returns.
+
+        Raises:
+            torch.AcceleratorError: the device does not work any more, or not in this process.
+        """
+        try:
+            result = self._undone(work)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever a part of the compiler or of CUDA raises
+            wait_for(self.algorithm.device)  # a failed capture may have left the process without its GPU
+            if on_failure is None:
+                raise
+            on_failure(name, error)
+            return None
+        self.name = name
+        return result
+
+
+class GraphEngine(Engine):
+    """Plays every phase of the updates as a CUDA graph, captured from the code as it stands: no compiler is needed.
+
+    The last period of updates before a report runs one by one, so that the gradients of the last steps can be read
+    then. The arithmetic is the same.
+
+    Args:
+        algorithm: what learns, on a GPU.
+        sampler: what it learns from.
+        on_failure: told the engine's name and the error where capturing fails, None to raise it; where it returns, the
+            updates run one by one.
+        capture: records work that was started, and returns what repeats it.
+    """
+
+    def __init__(
+        self,
+        algorithm: AnyAlgorithm,
+        sampler: Sampler[Any],
+        on_failure: Failure | None = None,
+        capture: Capture = capture,
+    ) -> None:
+        super().__init__(algorithm, sampler)
+        self.length = max(GRAPH_BLOCK_UPDATES, WARM_UP_RUNS + 1)
+        self._on_failure, self._capture = on_failure, capture
+        self._inputs = BlockInputs(sampler, self._batch_size, self.length)
+        self._noise = self._room_for_noise()
+        self._position = torch.zeros(1, dtype=torch.int64, device=algorithm.device)  # of the next update in the block
+        self._play: dict[int, Callable[[], None]] | None = None  # by the first of the phases that are alike
+        self._losses: dict[int, list[str]] = {}  # their names, likewise
+
+    def run(self, until: int, stop: Callable[[], bool]) -> None:
+        """Blocks as long as possible; `stop` is heard between them."""
+        algorithm = self.algorithm
+        while algorithm.updates < until and not stop():
+            count = min(self.length, until - algorithm.updates - algorithm.period)
+            if count > 0 and self._ready():
+                self.block(count)
+            else:
+                self.update()
+
+    def block(self, count: int) -> None:
+        """A block of at most `length` updates."""
+        algorithm = self.algorithm
+        if not self._ready():
+            raise DeviceError("training.compile graph: the updates could not be captured.")
+        assert self._play is not None
+        self._inputs.fill(count)
+        self._position.zero_()
+        for _ in range(count):
+            alike = algorithm.first_alike(algorithm.updates % algorithm.period)
+            self._draw_noise(self._noise)
+            self._play[alike]()
+            self.losses.count(self._losses[alike])
+            algorithm.updates += 1
+
+    def _ready(self) -> bool:
+        if self._play is None:
+            self._play = self._survived(self._capture_phases, GRAPH, self._on_failure) or {}
+        return bool(self._play)
+
+    def _capture_phases(self) -> dict[int, Callable[[], None]]:
+        algorithm = self.algorithm
+        alike = {algorithm.first_alike(phase) for phase in range(algorithm.period)}
+        play = {}
+        for phase in sorted(alike):
+            self._position.zero_()
+            play[phase] = self._capture(partial(self._learn, phase), algorithm.device)
+        return play
+
+    def _learn(self, phase: int) -> None:
+        losses = self.algorithm.learn(self._inputs.batch(self._position), self._noise, phase)
+        self.losses.add(losses)
+        self._losses[phase] = list(losses)
+        self._position.add_(1)
+
 
 class CompiledEngine(Engine):
     """Runs blocks of a few updates through torch's compiler, on CUDA as one captured graph.
@@ -102,27 +184,20 @@ class CompiledEngine(Engine):
     Args:
         algorithm: what learns.
         sampler: what it learns from.
-        on_failure: what becomes of an error of the compiler, None to raise it; where it returns, blocks run as they
-            stand.
+        on_failure: told the engine's name and the error where the compiler fails, None to raise it; where it returns,
+            blocks run as they stand, on CUDA captured if that succeeds.
     """
 
-    def __init__(
-        self, algorithm: AnyAlgorithm, sampler: Sampler[Any], on_failure: Callable[[Exception], None] | None = None
-    ) -> None:
+    def __init__(self, algorithm: AnyAlgorithm, sampler: Sampler[Any], on_failure: Failure | None = None) -> None:
         super().__init__(algorithm, sampler)
         self._on_failure = on_failure
+        self.name = COMPILED_GRAPH if algorithm.device.type == "cuda" else COMPILED
         short_updates = BLOCK_UPDATES // (algorithm.period * algorithm.evaluations_per_row)
         self.length = algorithm.period * max(1, short_updates)
-        size = self._batch_size
-        self._rows = torch.zeros((self.length, size), dtype=torch.int64, device=algorithm.device)
-        self._batches: list[Batch | WindowBatch] = []
-        if not sampler.on_device:  # gathered on the host, so outside of what is compiled
-            first = sampler.rows(torch.zeros(size, dtype=torch.int64))
-            self._batches = [type(first)(*(column.clone() for column in first)) for _ in range(self.length)]
-        state = algorithm.generator.get_state()
-        self._noise = [algorithm.draw_noise(size) for _ in range(self.length)]
-        algorithm.generator.set_state(state)  # these draws only made the room
-        self._launch: Callable[[], list[dict[str, Tensor]]] | None = None
+        self._inputs = BlockInputs(sampler, self._batch_size, self.length)
+        self._noise = [self._room_for_noise() for _ in range(self.length)]
+        self._losses: list[list[str]] = []  # names, by update of a block
+        self._launch: Callable[[], None] | None = None
 
     def run(self, until: int, stop: Callable[[], bool]) -> None:
         """Blocks where they fit, single updates elsewhere; `stop` is heard between blocks."""
@@ -137,83 +212,47 @@ class CompiledEngine(Engine):
         """One block."""
         if self._launch is None:
             self._launch = self._prepare()
-        self._fill()
-        for losses in self._launch():
-            self.losses.count(losses)
+        self._inputs.fill(self.length)
+        for noise in self._noise:
+            self._draw_noise(noise)
+        self._launch()
+        for names in self._losses:
+            self.losses.count(names)
         self.algorithm.updates += self.length
 
-    def _fill(self) -> None:
-        """Row numbers and noise of the next block, into the tensors that the compiled code reads."""
-        for phase, noise in enumerate(self._noise):
-            rows = self.sampler.draw(self._batch_size)
-            if self._batches:
-                for static, column in zip(self._batches[phase], self.sampler.rows(rows), strict=True):
-                    static.copy_(column)
-            else:
-                self._rows[phase].copy_(rows)
-            for name, value in self.algorithm.draw_noise(self._batch_size).items():
-                noise[name].copy_(value)
-
-    def _prepare(self) -> Callable[[], list[dict[str, Tensor]]]:
+    def _prepare(self) -> Callable[[], None]:
         """What runs a filled block: compiled, on CUDA captured, or as it stands where the compiler fails."""
-        cuda = self.algorithm.device.type == "cuda"
-        launch = self._launcher(compile_function(self._learn, cuda))
-        before = self.algorithm.state_dict(), self.losses.state_dict()
-        try:
-            if cuda:
-                with torch.cuda.device(self.algorithm.device):
-                    return _capture(launch)
-            launch()  # compiles
-            return launch
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # whatever a part of the compiler raises
-            if self._on_failure is None:
-                raise
-            self._on_failure(error)
-            return self._launcher(self._learn)
-        finally:
-            self.algorithm.load_state_dict(before[0])  # the trial has trained
-            self.losses.load_state_dict(before[1])
+        device = self.algorithm.device
+        plain = partial(self._run_block, self._learn)
+        compiled = partial(self._run_block, compile_function(self._learn, device.type == "cuda"))
+        if device.type == "cuda":
+            attempts = {COMPILED_GRAPH: partial(capture, compiled, device), GRAPH: partial(capture, plain, device)}
+        else:
+            attempts = {COMPILED: partial(_called_once, compiled)}
+        for name, attempt in attempts.items():
+            if (launch := self._survived(attempt, name, self._on_failure)) is not None:
+                return launch
+        self.name = EAGER
+        return plain
 
-    def _launcher(self, learn: Callable[..., list[dict[str, Tensor]]]) -> Callable[[], list[dict[str, Tensor]]]:
-        def launch() -> list[dict[str, Tensor]]:
-            losses = learn(self._rows, self._batches, self._noise)
-            for of_update in losses:
-                self.losses.add(of_update)
-            return losses
+    def _run_block(self, learn: Callable[[], list[dict[str, Tensor]]]) -> None:
+        losses = learn()
+        for of_update in losses:
+            self.losses.add(of_update)
+        self._losses = [list(of_update) for of_update in losses]
 
-        return launch
-
-    def _learn(self, rows: Tensor, batches: list[Batch | WindowBatch], noise: list[Noise]) -> list[dict[str, Tensor]]:
+    def _learn(self) -> list[dict[str, Tensor]]:
         """The arithmetic of a block."""
         return [
-            self.algorithm.learn(
-                batches[phase] if batches else self.sampler.rows(rows[phase]),
-                noise[phase],
-                phase % self.algorithm.period,
-            )
-            for phase in range(self.length)
+            self.algorithm.learn(self._inputs.batch(update), self._noise[update], update % self.algorithm.period)
+            for update in range(self.length)
         ]
 
 
-def _capture(launch: Callable[[], Any]) -> Callable[[], Any]:
-    """Records the kernels of `launch` on the current device once; what is returned plays them again with one call."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(WARM_UP_RUNS):
-            launch()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        results = launch()
-
-    def replay() -> Any:
-        graph.replay()
-        return results
-
-    return replay
+def _called_once(function: Callable[[], None]) -> Callable[[], None]:
+    """The function, after a call that compiles it."""
+    function()
+    return function
 
 
 def make_engine(
@@ -223,65 +262,73 @@ def make_engine(
     updates: int,
     warn: Callable[[str], None] = lambda line: None,
 ) -> Engine:
-    """The engine of a run.
+    """The engine of a run, which says in `why` for what reason it was chosen.
 
     Args:
         algorithm: what learns.
         sampler: what it learns from.
-        mode: `on`, `off`, or `auto`: where a compiler is, on CUDA, and on a CPU for runs of 100,000 updates and more of
-            an algorithm that sees each transition once; CQL's large matrix products gain nothing.
+        mode: `on` for torch's compiler, `graph` for CUDA graphs without it, `off` for neither, or `auto`. For runs of
+            100,000 updates and more, `auto` compiles where a compiler is; on a CPU it does so for algorithms that see
+            each transition once, because CQL's large matrix products gain nothing. Otherwise it takes graphs on CUDA
+            and single updates on a CPU.
         updates: length of the run.
-        warn: told when `auto` goes on without the compiler because it fails.
+        warn: told when `auto` goes on without the compiler, or without graphs, because they fail.
     Raises:
-        DeviceError: `on` was asked for, and there is no compiler or a block would be too long.
+        DeviceError: `on` or `graph` was asked for, and is not possible here.
     """
+    engine, why = _choose(algorithm, sampler, mode, updates, partial(_on_failure, mode, warn))
+    engine.why = why
+    return engine
 
-    def on_failure(error: Exception) -> None:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        if mode == "on":
-            raise DeviceError(
-                f"training.compile on: torch's compiler fails here ({reason}). Set training.compile to off."
-            ) from None
-        warn(f"training.compile auto: torch's compiler fails here, so updates run uncompiled ({reason})")
 
-    if mode == "off" or (mode == "auto" and algorithm.period > LONGEST_PERIOD):
-        return Engine(algorithm, sampler)
-    if algorithm.period > LONGEST_PERIOD:
-        raise DeviceError(
-            f"training.compile on: the computation of {algorithm.name} repeats after {algorithm.period} updates, and "
-            f"at most {LONGEST_PERIOD} are compiled into one block. Set training.compile to off."
-        )
+def _choose(
+    algorithm: AnyAlgorithm, sampler: Sampler[Any], mode: str, updates: int, on_failure: Failure
+) -> tuple[Engine, str]:
     cuda = algorithm.device.type == "cuda"
-    missing = missing_for_compilation(cuda)
-    if mode == "on" and missing:
-        raise DeviceError(f"training.compile on: {missing} is not here. Install it, or set training.compile to off.")
-    worth_it = cuda or (updates >= UPDATES_WORTH_COMPILING and algorithm.evaluations_per_row == 1)
-    if mode == "on" or (not missing and worth_it):
-        return CompiledEngine(algorithm, sampler, on_failure)
-    return Engine(algorithm, sampler)
+    against = _against_compilation(algorithm, cuda)
+    if mode == "off":
+        return Engine(algorithm, sampler), "training.compile is off"
+    if mode == "graph":
+        if not cuda:
+            raise DeviceError(
+                "training.compile graph: only a GPU has graphs, and this cell is trained on the CPU. "
+                "Set training.compile to auto."
+            )
+        return GraphEngine(algorithm, sampler, on_failure), "training.compile is graph"
+    if mode == "on":
+        if against:
+            raise DeviceError(f"training.compile on: {against[1]} set training.compile to off.")
+        return CompiledEngine(algorithm, sampler, on_failure), "training.compile is on"
+    if updates < UPDATES_WORTH_COMPILING:
+        why = f"auto: {updates:,} updates are too few for the compiler"
+    elif against:
+        why = f"auto: {against[0]}"
+    elif not cuda and algorithm.evaluations_per_row > 1:
+        why = f"auto: on a CPU the updates of {algorithm.name} gain nothing from the compiler"
+    else:
+        return CompiledEngine(algorithm, sampler, on_failure), f"auto: {updates:,} updates are worth compiling"
+    return (GraphEngine(algorithm, sampler, on_failure) if cuda else Engine(algorithm, sampler)), why
 
 
-def missing_for_compilation(cuda: bool) -> str | None:
-    """What torch's compiler needs and this machine lacks; None when nothing is missing."""
-    if shutil.which("g++") is None:
-        return "g++"
-    if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
-        return "Python.h (Debian: python3-dev)"
-    if cuda and importlib.util.find_spec("triton") is None:
-        return "triton"
+def _against_compilation(algorithm: AnyAlgorithm, cuda: bool) -> tuple[str, str] | None:
+    """Why updates cannot be compiled: in a word, and as the beginning of advice."""
+    if algorithm.period > LONGEST_PERIOD:
+        return (
+            f"a period of {algorithm.period} updates is too long for the compiler",
+            f"the computation of {algorithm.name} repeats after {algorithm.period} updates, and at most "
+            f"{LONGEST_PERIOD} are compiled into one block. To go on,",
+        )
+    if missing := missing_for_compilation(cuda):
+        return f"{missing} is not here, which the compiler needs", f"{missing} is not here. Install it, or"
     return None
 
 
-def compile_function(function: Callable[..., Any], cuda: bool) -> Callable[..., Any]:
-    """The function through torch's compiler as one graph, gradients and optimiser included."""
-    torch.compiler.reset()  # torch keeps a few versions of a function only, and a process may train many cells
-    options: dict[str, Any] = {"compile_threads": 1}  # the other cores belong to other cells
-    if not cuda:
-        options["cpp_wrapper"] = True
-    compiled = torch.compile(function, fullgraph=True, dynamic=False, options=options)
-
-    def call(*arguments: Any) -> Any:
-        with torch._dynamo.config.patch(trace_autograd_ops=True):
-            return compiled(*arguments)
-
-    return call
+def _on_failure(mode: str, warn: Callable[[str], None], name: str, error: Exception) -> None:
+    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    what = "capturing updates as a graph" if name == GRAPH else "torch's compiler"
+    if mode != "auto":
+        raise DeviceError(
+            f"training.compile {mode}: {what} fails here ({reason}). Set training.compile to off."
+        ) from None
+    instead = "uncompiled" if name in (COMPILED, COMPILED_GRAPH) else "one by one"
+    warn(f"training.compile auto: {what} fails here, so updates run {instead} ({reason})")

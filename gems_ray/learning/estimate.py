@@ -3,22 +3,27 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 
 from gems_ray.algorithms import make_algorithm
 from gems_ray.data.sampling import make_sampler
 from gems_ray.data.schema import ACTION_DIM, STATE_DIM, Dataset
+from gems_ray.device import matmul_precision, wait_for
 from gems_ray.evaluation.returns import Evaluator
 from gems_ray.experiments.spec import EvaluationSpec, TrainingSpec
 from gems_ray.flat_state import flatten_modules
+from gems_ray.learning.engine import make_engine
 from gems_ray.learning.trainer import evaluation_points, resolve_device
 from gems_ray.world.bundle import World
 
 MEASUREMENTS, MEASURED_SECONDS = 6, 0.25  # short ones, of which the best counts: other work of the machine is not ours
 PROBE_ROWS = 4_096
 EVALUATIONS = 2
+NEVER = 10**9  # updates
 START_SECONDS = 5.0  # of a worker process: Python, torch, the dataset
 
 
@@ -26,6 +31,7 @@ START_SECONDS = 5.0  # of a worker process: Python, torch, the dataset
 class Estimate:
     """The cost of one cell on this machine."""
 
+    engine: str  # with which this was measured; a longer run may compile its updates
     updates_per_second: float  # the best of several short measurements
     slowest: float  # of them, updates per second: far below the best on a busy machine
     seconds: float
@@ -64,16 +70,16 @@ def estimate(
         bootstrap_time_limit=config.bootstrap_time_limit,
     )
     learner.prepare(dataset.rewards, dataset.terminals, sampler.reward_factor)
-    batch_size = config.batch_size
-    learner.update(sampler.sample(batch_size))  # the first one sets up more than it computes
+    engine = make_engine(learner, sampler, _without_compiler(training.compile, learner.device), training.max_timesteps)
     speeds = []
-    for _ in range(MEASUREMENTS):
-        start, count = time.perf_counter(), 0
-        while time.perf_counter() - start < MEASURED_SECONDS:
-            losses = learner.update(sampler.sample(batch_size))
-            float(next(iter(losses.values())))  # waits for a GPU
-            count += 1
-        speeds.append(count / (time.perf_counter() - start))
+    with matmul_precision(learner.device, training.matmul_precision):
+        engine.run(learner.period + 1, lambda: False)  # the first ones set up more than they compute
+        for _ in range(MEASUREMENTS):
+            wait_for(learner.device)
+            start, before = time.perf_counter(), learner.updates
+            engine.run(NEVER, partial(_is_past, start + MEASURED_SECONDS))
+            wait_for(learner.device)
+            speeds.append((learner.updates - before) / (time.perf_counter() - start))
     speed = max(speeds)
 
     seconds = START_SECONDS + training.max_timesteps / speed
@@ -90,4 +96,13 @@ def estimate(
         seconds += per_user * (evaluations * evaluation.validation_users + 2 * evaluation.test_users)
     whole = sum(tensor.nbytes for tensor in learner.state_dict().values())
     policy = sum(tensor.nbytes for tensor in flatten_modules(learner.networks).values())
-    return Estimate(speed, min(speeds), seconds, whole + policy)
+    return Estimate(engine.name, speed, min(speeds), seconds, whole + policy)
+
+
+def _without_compiler(mode: str, device: torch.device) -> str:
+    """The nearest mode that need not compile for a minute before it can be measured: graphs on a GPU, else eager."""
+    return "off" if mode == "off" or device.type != "cuda" else "graph"
+
+
+def _is_past(moment: float) -> bool:
+    return time.perf_counter() > moment

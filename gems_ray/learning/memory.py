@@ -7,6 +7,7 @@ import torch
 
 from gems_ray.algorithms.base import AnyAlgorithm
 from gems_ray.data.sampler import Sampler
+from gems_ray.device import room_on
 
 PROBES = (64, 128)  # batch sizes whose memory is measured; what an update needs grows linearly with the batch
 
@@ -31,10 +32,8 @@ def largest_batch(algorithm: AnyAlgorithm, sampler: Sampler[Any]) -> int:
         return torch.cuda.max_memory_allocated(device) - before
 
     torch.cuda.empty_cache()
-    free, total = torch.cuda.mem_get_info(device)
-    allowed = torch.cuda.get_per_process_memory_fraction(device) * total - torch.cuda.memory_reserved(device)
     try:
-        return batch_that_fits(needed, int(min(free, allowed)))
+        return batch_that_fits(needed, room_on(device))
     except torch.OutOfMemoryError:
         return 0
 

@@ -15,6 +15,7 @@ from gems_ray.config import validate
 from gems_ray.data.sampling import make_sampler
 from gems_ray.data.schema import Dataset
 from gems_ray.data.trajectories import last_steps
+from gems_ray.device import indexed, matmul_precision, wait_for
 from gems_ray.errors import DeviceError, TrainingError
 from gems_ray.evaluation.belonging import check_world
 from gems_ray.evaluation.returns import Evaluator
@@ -48,7 +49,7 @@ class Trainer:
         evaluation_interval: updates between reports; the first 1,000 updates are reported more often.
         validation_users: simulated users of every evaluation.
         device: auto, cpu or cuda.
-        compile: auto, on or off: whether updates are compiled.
+        compile: auto, on, graph or off: whether updates are compiled, or captured as CUDA graphs.
         training: all of this as an experiment file spells it, in place of `max_timesteps`, `evaluation_interval`,
             `device` and `compile`.
         rows: (n,) int64, ascending, the only transitions that are trained on; None for all.
@@ -107,11 +108,12 @@ class Trainer:
         self._diagnostics = Diagnostics(self.sampler, bound, self.algorithm.action_dim)
         largest = factor * float(np.abs(dataset.rewards).max())
         self._watch = DivergenceWatch(training.divergence, largest or 1.0)
-        self._engine = make_engine(self.algorithm, self.sampler, training.compile, self.max_timesteps, warn)
+        self.engine = make_engine(self.algorithm, self.sampler, training.compile, self.max_timesteps, warn)
         # What has been learned so far; it shares the networks, so training goes on changing it.
         self.live_policy: LearnedPolicy[Any] = self.algorithm.policy(self.sampler.normalizer)
         self._evaluator = Evaluator(world, "validation", validation_users) if world else None
         self._points = evaluation_points(self.max_timesteps, training.evaluation_interval)
+        self._matmul_precision = training.matmul_precision
         self._seconds = 0.0
         self._finite: FlatState = {}  # networks of the last finite report, once the values have diverged
         self.reported = -1  # updates at the last report
@@ -161,7 +163,9 @@ class Trainer:
         start = time.perf_counter()
         exhausted = False
         try:
-            self._engine.run(point, stop)
+            with matmul_precision(self.algorithm.device, self._matmul_precision):
+                self.engine.run(point, stop)
+            wait_for(self.algorithm.device)  # else the clock tells how long it took to ask
         except torch.OutOfMemoryError:
             exhausted = True  # what the failed update held is free once its traceback is gone
         if exhausted:
@@ -185,7 +189,7 @@ class Trainer:
         tensors = {
             **{f"algorithm.{key}": value for key, value in self.algorithm.state_dict().items()},
             **{f"buffer.{key}": value for key, value in self.sampler.state_dict().items()},
-            **{f"losses.{key}": value for key, value in self._engine.losses.state_dict().items()},
+            **{f"losses.{key}": value for key, value in self.engine.losses.state_dict().items()},
             **{f"finite.{key}": value for key, value in self._finite.items()},
         }
         facts = {
@@ -212,7 +216,7 @@ class Trainer:
             parts[part][rest] = value
         self.algorithm.load_state_dict(parts["algorithm"])
         self.sampler.load_state_dict(parts["buffer"])
-        self._engine.losses.load_state_dict(parts["losses"])
+        self.engine.losses.load_state_dict(parts["losses"])
         self._finite = parts["finite"]
         self.reported, self.best_updates = facts["reported"], facts["best_updates"]
         self.broken_off = facts.get("broken_off", "")  # missing in checkpoints from before there was such an end
@@ -224,7 +228,7 @@ class Trainer:
 
     def _report(self) -> Report | None:
         """The report of this moment; None where diverged values have ended the training."""
-        losses = self._engine.losses.take()
+        losses = self.engine.losses.take()
         updates = self.updates
         if updates and not all(np.isfinite(value) for value in losses.values() if value is not None):
             shown = ", ".join(f"{name} {value}" for name, value in losses.items())
@@ -279,7 +283,7 @@ def evaluation_points(max_timesteps: int, interval: int) -> list[int]:
 
 
 def resolve_device(name: str) -> str:
-    """Cpu or cuda for auto, cpu or cuda.
+    """The device for auto, cpu or cuda; a GPU with its number, such as cuda:0.
 
     Raises:
         DeviceError: cuda was asked for and is not there.
@@ -287,4 +291,4 @@ def resolve_device(name: str) -> str:
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise DeviceError("device cuda: torch finds no CUDA device on this machine. Use --device auto or cpu.")
-    return ("cuda" if available else "cpu") if name == "auto" else name
+    return str(indexed(("cuda" if available else "cpu") if name == "auto" else name))

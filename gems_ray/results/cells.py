@@ -133,6 +133,7 @@ COLUMNS = (
     Column("dataset_fingerprint", lambda cell: cell.result and cell.result.fingerprints.dataset),
     Column("world_fingerprint", lambda cell: cell.result and cell.result.fingerprints.world),
     *REPORT_COLUMNS,
+    Column("engine", lambda cell: cell.result and cell.result.engine),
     Column("seconds", lambda cell: cell.result and cell.result.seconds),
     Column("reason", lambda cell: cell.result and cell.result.reason),
     Column("cell", lambda cell: cell.name),
@@ -169,9 +170,15 @@ def setting_columns(cells: pd.DataFrame) -> list[str]:
 
 def rounded(cells: pd.DataFrame) -> pd.DataFrame:
     """The cells with as many decimals as their numbers mean; counts are whole numbers."""
+    cells = known_engines(cells)
     whole = cells.round({column.name: column.decimals for column in COLUMNS if column.name in cells})
     counts = [column.name for column in COLUMNS if not column.decimals and column.name in cells]
     return whole.astype(dict.fromkeys(counts, "Int64"))
+
+
+def known_engines(frame: pd.DataFrame) -> pd.DataFrame:
+    """Without the column of the engines where none is recorded, as in the folders of older versions."""
+    return frame.drop(columns="engine") if frame["engine"].isna().all() else frame
 
 
 def run_names(runs: Sequence[RunFolder]) -> list[str]:

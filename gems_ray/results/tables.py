@@ -12,7 +12,7 @@ from gems_ray.experiments.cell_folder import DIVERGED, WITH_RESULT
 from gems_ray.experiments.records import REFERENCE_POLICIES, References
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.files import write_text_atomically
-from gems_ray.results.cells import DIAGNOSTICS, cells_frame, rounded
+from gems_ray.results.cells import DIAGNOSTICS, cells_frame, known_engines, rounded
 from gems_ray.results.facts import facts
 from gems_ray.results.text import escape_markdown
 from gems_ray.results.text_table import TextTable, draw, markdown_table
@@ -56,6 +56,7 @@ def result_frame(run: RunFolder, cells: pd.DataFrame | None = None) -> pd.DataFr
                     "seeds": len(done),
                     "users": done["test_users"].max(),
                     "diverged": int((done["status"] == DIVERGED).sum()),
+                    "engine": ", ".join(sorted(done["engine"].dropna().unique())) or None,
                     **{column.name: done[column.name].astype(float).mean() for column in DIAGNOSTICS},
                 }
             )
@@ -65,7 +66,7 @@ def result_frame(run: RunFolder, cells: pd.DataFrame | None = None) -> pd.DataFr
     columns = ["environment", "algorithm"]
     columns += [f"{kind}_{value}" for kind in ("last", "best") for value in ("mean", "std", "score")]
     return pd.DataFrame(
-        rows, columns=[*columns, "seeds", "users", "diverged", *(column.name for column in DIAGNOSTICS)]
+        rows, columns=[*columns, "seeds", "users", "diverged", "engine", *(column.name for column in DIAGNOSTICS)]
     )
 
 
@@ -73,7 +74,10 @@ def export(run: RunFolder, folder: Path) -> list[Path]:
     """Writes table.csv, table.md and cells.csv; returns their paths."""
     cells = cells_frame(run)
     table = result_frame(run, cells)
-    texts = {"table.csv": table.round(3).to_csv(index=False), "table.md": to_markdown(table, facts([run], cells))}
+    texts = {
+        "table.csv": known_engines(table).round(3).to_csv(index=False),
+        "table.md": to_markdown(table, facts([run], cells)),
+    }
     for name, text in texts.items():
         write_text_atomically(folder / name, text)
     return [*(folder / name for name in texts), export_cells(run, folder, cells)]
@@ -96,7 +100,7 @@ def to_markdown(table: pd.DataFrame, described: Sequence[str] = ()) -> str:
     parts = [markdown_table(*_display(table)), " ".join(notes(table)) + "\n"]
     header, rows = _display_diagnostics(table)
     if rows:
-        parts += [markdown_table(header, rows), " ".join(DIAGNOSTICS_NOTES) + "\n"]
+        parts += [markdown_table(header, rows), " ".join([*DIAGNOSTICS_NOTES, *_engines(table)]) + "\n"]
     return "\n".join([*parts, *markdown_facts(described)])
 
 
@@ -109,7 +113,11 @@ def text_tables(table: pd.DataFrame) -> list[TextTable]:
     """The table and the diagnostics as people read them."""
     shown = [TextTable("Result", *_display(table), notes=notes(table))]
     header, rows = _display_diagnostics(table)
-    return [*shown, TextTable("Diagnostics", header, rows, notes=DIAGNOSTICS_NOTES)] if rows else shown
+    return (
+        [*shown, TextTable("Diagnostics", header, rows, notes=[*DIAGNOSTICS_NOTES, *_engines(table)])]
+        if rows
+        else shown
+    )
 
 
 def to_rich(table: pd.DataFrame, alike: Container[tuple[str, str, str]] = ()) -> Table:
@@ -179,6 +187,11 @@ def notes(table: pd.DataFrame) -> list[str]:
         "score: 0 = random slates, 100 = behaviour agent (mean actions).",
         *_divergence(table),
     ]
+
+
+def _engines(table: pd.DataFrame) -> list[str]:
+    engines = sorted({name for names in table["engine"].dropna() for name in names.split(", ")})
+    return [f"Engine of the updates: {', '.join(engines)}."] if engines else []
 
 
 def _divergence(table: pd.DataFrame) -> list[str]:

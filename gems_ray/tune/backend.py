@@ -6,7 +6,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gems_ray.errors import ConfigError
 from gems_ray.execution.interruption import RunInterrupted, first_signal
+from gems_ray.execution.mps import mps
 from gems_ray.execution.plan import Machine, this_machine
 from gems_ray.execution.run import OpenRun
 from gems_ray.experiments.check import check_placement, check_tracking
@@ -35,7 +37,12 @@ class RayBackend:
         """Makes sure that cells find the device that they ask for."""
         if self._address is None:  # errors now, not in every cell or when Ray has been started
             resolve_device(experiment.training.device)
-            experiment.resources.usable_on([this_machine()], lambda line: None)
+            experiment.resources.usable_on([this_machine()], lambda line: None, experiment.training.device)
+        if experiment.resources.mps and self._address is not None:
+            raise ConfigError(
+                "resources.mps: a run starts MPS on its own machine alone. Start `nvidia-cuda-mps-control -d` on every "
+                "node, before `ray start`, and leave `resources.mps` out."
+            )
         check_placement(experiment)
         check_tracking(experiment)
 
@@ -60,13 +67,17 @@ class RayBackend:
     def _started(self, run: OpenRun) -> "CellRunner":
         """What runs cells; starts Ray, once."""
         if self._runner is None:
-            from gems_ray.tune.cluster import check_nodes, connected, nodes, token_file
+            from gems_ray.tune.cluster import check_gpus, check_nodes, connected, nodes, token_file
             from gems_ray.tune.run import CellRunner
             from gems_ray.tune.tracking import tracked
 
             listener = run.listener
             # Before Ray, which is not started for nothing then, and is not kept while a tracker takes the rest.
             tracking = self._stack.enter_context(tracked(run.experiment.tracking, run.folder, listener.on_line))
+            if self._address is None:
+                device, here = run.experiment.training.device, [this_machine()]
+                if run.experiment.resources.usable_on(here, lambda line: None, device).mps:
+                    self._stack.enter_context(mps(listener.on_line))
             listener.on_line("Starting Ray ..." if self._address is None else f"Joining Ray at {self._address} ...")
             log = run.folder.path / "ray.log"
             farewell = (
@@ -76,7 +87,10 @@ class RayBackend:
             dashboard = self._stack.enter_context(connected(self._address, log, farewell, run.folder.path))
             received = self._stack.enter_context(first_signal())  # after Ray, which leaves a handler of its own
             check_nodes(run.folder.storage)
-            resources = run.experiment.resources.usable_on(nodes(), listener.on_line)
+            device = run.experiment.training.device
+            resources = run.experiment.resources.usable_on(nodes(), listener.on_line, device)
+            if resources.gpu:
+                check_gpus(device, listener.on_line)
             at_once = sum(resources.cells_on(*node) for node in nodes())
             listener.on_line(f"Ray dashboard: {dashboard or 'not available'}")
             if dashboard and (token := token_file()):

@@ -5,8 +5,10 @@ import logging
 import os
 import secrets
 import socket
+import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -67,6 +69,7 @@ def connected(address: str | None, log: Path, farewell: str, run: Path | None = 
         try:
             context = ray.init(
                 address=address or "local",
+                num_gpus=None if address else _usable_gpus(),
                 include_dashboard=None if address else True,
                 dashboard_host="127.0.0.1",
                 log_to_driver=False,
@@ -84,6 +87,13 @@ def connected(address: str | None, log: Path, farewell: str, run: Path | None = 
             yield f"http://{context.dashboard_url}" if context.dashboard_url else ""
         finally:
             ray.shutdown()
+
+
+def _usable_gpus() -> int:
+    """GPUs of this machine that torch can use; Ray itself would count the others too."""
+    import torch  # takes seconds, which those who only join a cluster need not wait
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def set_environment() -> None:
@@ -136,6 +146,48 @@ def check_nodes(storage: str) -> None:
                     f"node {address}: does not see {folder}, where the checkpoints would lie. Choose a --storage that "
                     "every node sees: a shared folder, or a URI such as s3://bucket/runs."
                 )
+
+
+def check_gpus(device: str, say: Callable[[str], None]) -> None:
+    """Makes sure that torch can use the GPUs of every node that has some.
+
+    Args:
+        device: auto or cuda, on which the cells are trained.
+        say: called with a line for every node where they train on the CPU.
+    Raises:
+        ResourceError: torch cannot use them, and the cells must have one.
+    """
+    with_gpus = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
+    ask = ray.remote(num_cpus=0)(cuda_trouble)
+    places = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in with_gpus]
+    answers = [ask.options(scheduling_strategy=place).remote() for place in places]
+    for address, answer in zip((node["NodeManagerAddress"] for node in with_gpus), answers, strict=True):
+        try:
+            trouble = ray.get(answer, timeout=2 * LONGEST_ANSWER_S)  # torch is imported anew
+        except RayError as error:
+            raise ResourceError(f"node {address}: does not say what its GPUs can do ({error}).") from None
+        if trouble:
+            line = f"node {address}: has GPUs, but {trouble}"
+            if device == "cuda":
+                raise ResourceError(f"{line}. Mend that, or set training.device to cpu.")
+            say(f"{line}: cells train on the CPU there, and hold their shares of the GPUs.")
+
+
+def cuda_trouble() -> str:
+    """Why torch cannot use the GPUs of this machine; empty where it can.
+
+    Asked in a process that sees all of them: Ray hides the GPUs from one that has no share.
+    """
+    script = "import torch; print(torch.version.cuda, torch.cuda.is_available())"
+    visible = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    done = subprocess.run([sys.executable, "-c", script], env=visible, capture_output=True, text=True, check=False)
+    version, _, available = done.stdout.strip().partition(" ")
+    if available == "True":
+        return ""
+    if version == "None":
+        return "torch is a build for CPUs there"
+    warned = done.stderr.strip().splitlines()
+    return f"CUDA {version} does not start there ({warned[-1] if warned else 'is the driver too old?'})"
 
 
 def _look_around(marker: str) -> tuple[str, bool]:

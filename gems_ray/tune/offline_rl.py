@@ -1,5 +1,6 @@
 """The trainable of Ray Tune: an offline-RL algorithm on a dataset, tested in the simulator."""
 
+import gc
 import logging
 import os
 import time
@@ -22,6 +23,7 @@ from ray.tune.result import DONE, SHOULD_CHECKPOINT
 from gems_ray import metrics
 from gems_ray.algorithms import AlgorithmClass, register
 from gems_ray.data.schema import Dataset
+from gems_ray.device import memory_fraction
 from gems_ray.errors import ConfigError, GemsRayError
 from gems_ray.execution.cell_training import CellTraining, open_training
 from gems_ray.execution.listener import RunListener
@@ -159,11 +161,14 @@ class OfflineRL(tune.Trainable):
         self._training = None
         self._status, self._reason = RUNNING, ""
         self._log: list[str] = []
-        self._attempt(self._load)
+        gc.collect()  # what refers to itself keeps the memory of the cell before
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+        self._attempt(self._load, (*MACHINE_ERRORS, torch.OutOfMemoryError))  # others may leave the GPU soon
 
     def _load(self) -> None:
         cell = _as_in_the_script(cell_of(self.config))
-        self._share_machine()
+        cell = _placed(cell, self._share_machine(cell.experiment.training.device))
         checkpoint = self.config.get("checkpoint")
         dataset, world = self._data(cell)
         with ExitStack() as stack:
@@ -184,13 +189,24 @@ class OfflineRL(tune.Trainable):
         world = find_world(cell.experiment.world(cell.environment)) if dataset.world_fingerprint else None
         return dataset, world
 
-    def _share_machine(self) -> None:
-        """As many threads as the trial has CPUs, and its share of the GPU's memory, which Ray does not divide."""
+    def _share_machine(self, device: str) -> float:
+        """As many threads as the trial has CPUs, and its share of the GPU's memory, which Ray does not divide.
+
+        Args:
+            device: that the cell asks for.
+        Returns:
+            the share of the GPU.
+        """
         asked = self.trial_resources
         share = asked.required_resources if isinstance(asked, PlacementGroupFactory) else {}
         torch.set_num_threads(max(1, int(share.get("CPU", 1))))
-        if torch.cuda.is_available() and 0 < share.get("GPU", 0) < 1:
-            torch.cuda.set_per_process_memory_fraction(share["GPU"])
+        gpu = float(share.get("GPU", 0))
+        if gpu and device == "auto" and not torch.cuda.is_available():
+            self._log.append(f"has {gpu:g} of a GPU, and torch cannot use it here: trains on the CPU")
+        if 0 < gpu < 1 and device != "cpu" and torch.cuda.is_available():
+            total = torch.cuda.get_device_properties(0).total_memory
+            torch.cuda.set_per_process_memory_fraction(memory_fraction(gpu, total), 0)
+        return gpu
 
     def _train(self) -> None:
         assert self._training is not None
@@ -198,13 +214,15 @@ class OfflineRL(tune.Trainable):
         # One evaluation at most, so that a scheduler sees each of them.
         self._training.advance(stop=lambda: deadline is not None and time.monotonic() > deadline)
 
-    def _attempt(self, work: Callable[[], None]) -> None:
+    def _attempt(self, work: Callable[[], None], may_pass: tuple[type[Exception], ...] = MACHINE_ERRORS) -> None:
         if self._raise_errors:
             work()
             return
         try:
             work()
-        except MACHINE_ERRORS as error:
+        except torch.AcceleratorError:
+            raise  # no cell can use the GPU in this process any more: Tune ends it, and the queue finds a new one
+        except may_pass as error:
             self._end(SET_BACK, _first_line(error))
         except (GemsRayError, torch.OutOfMemoryError) as error:
             self._end(FAILED, str(error))
@@ -284,6 +302,21 @@ def _as_in_the_script(cell: Cell) -> Cell:
     }
     update = {"dataset": spec.model_copy(update=paths), "worlds": worlds}
     return replace(cell, experiment=experiment.model_copy(update=update))
+
+
+def _placed(cell: Cell, gpu: float) -> Cell:
+    """The cell on the CPU, where its trial has no share of a GPU: whether others are visible depends on the node.
+
+    Raises:
+        ConfigError: it must have a GPU.
+    """
+    training = cell.experiment.training
+    if gpu:
+        return cell
+    if training.device == "cuda":
+        raise ConfigError("training.device is cuda, but the trial has no GPU: set resources.gpu, for example to 0.25.")
+    update = {"training": training.model_copy(update={"device": "cpu"})}
+    return replace(cell, experiment=cell.experiment.model_copy(update=update))
 
 
 def _plain(value: Any) -> Any:

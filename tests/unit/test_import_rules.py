@@ -19,6 +19,7 @@ LAYERS = [
         "yaml_file",
         "config",
         "metrics",
+        "device",
         "machine",
         "program",
         "record",

@@ -1,8 +1,11 @@
 """The trainable without Ray around it: what a step returns, exact continuation, the machine's errors and the cell's."""
 
 import contextlib
+import gc
 import math
 import resource
+import weakref
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -11,6 +14,7 @@ import torch
 from ray.exceptions import ObjectLostError
 
 from gems_ray.errors import CheckpointError, ConfigError, TrainingError
+from gems_ray.tune import offline_rl
 from gems_ray.tune.offline_rl import OfflineRL, cell_of, config_of, label
 
 CLOCK = ("seconds", "updates_per_second")
@@ -244,3 +248,81 @@ def test_threads_and_resources(make):
     request = OfflineRL.default_resource_request({"resources": {"cpu": 2, "gpu": 0.25}})
     assert request.required_resources == {"CPU": 2, "GPU": 0.25}
     assert OfflineRL.default_resource_request({}).required_resources == {"CPU": 1}
+
+
+class TestGpu:
+    """What a worker does with its share of a GPU, as far as that can be told without one."""
+
+    def test_a_trial_without_a_share_is_trained_on_the_cpu(self, make, monkeypatch):
+        """On some nodes it sees all GPUs of the machine all the same."""
+        devices = []
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+
+        def opened(cell, *arguments):
+            devices.append(cell.training.device)
+
+        monkeypatch.setattr(offline_rl, "open_training", opened)
+        make()
+        assert devices == ["cpu"]
+        with pytest.raises(ConfigError, match="device is cuda, but the trial has no GPU"):
+            make(config={**CONFIG, "training": {**CONFIG["training"], "device": "cuda"}})
+
+    @pytest.fixture
+    def share(self, monkeypatch):
+        """The trial has a share of a GPU."""
+        request = OfflineRL.default_resource_request({"resources": {"cpu": 1, "gpu": 0.25}})
+        monkeypatch.setattr(OfflineRL, "trial_resources", request)
+
+    def test_a_share_that_torch_cannot_use_is_told(self, make, share):
+        log = make().step()["log"]
+        assert "has 0.25 of a GPU, and torch cannot use it here: trains on the CPU" in log
+        assert "engine eager (auto: 120 updates are too few for the compiler)" in log
+
+    def test_a_share_leaves_room_for_the_context(self, make, share, monkeypatch):
+        capped = []
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(total_memory=10**10))
+        monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *given: capped.append(given))
+        monkeypatch.setattr(offline_rl, "open_training", lambda *arguments: None)
+        make()
+        assert capped == [(pytest.approx(0.2), 0)]
+
+    def test_a_gpu_that_fails_ends_the_process(self, make, monkeypatch):
+        """An error that leaves the step makes Tune end the process; the queue takes the cell up in a new one."""
+        one = make(raise_errors=False)
+        one.step()
+
+        def fail(*arguments):
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+        monkeypatch.setattr(one._training.trainer.algorithm, "learn", fail)
+        with pytest.raises(torch.AcceleratorError, match="illegal memory access"):
+            one.step()
+
+    def test_memory_that_is_exhausted_at_the_beginning_is_a_set_back(self, make, monkeypatch):
+        def full(*arguments):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+        monkeypatch.setattr(offline_rl, "open_training", full)
+        told = make(raise_errors=False).step()
+        assert (told["status"], told["done"]) == ("set back", True)
+        assert "out of memory" in told["reason"]
+
+    def test_the_cell_before_is_gone_when_the_next_one_begins(self, make, monkeypatch):
+        """Else its memory is taken when the next cell asks whether its dataset fits on the GPU."""
+        used = make()
+        used._training.itself = used._training  # as compiled code and captured graphs refer to their engine
+        before, real = weakref.ref(used._training.trainer.algorithm), offline_rl.open_training
+        found = []
+
+        def opened(*arguments):
+            found.append(before())
+            return real(*arguments)
+
+        monkeypatch.setattr(offline_rl, "open_training", opened)
+        gc.disable()
+        try:
+            used.reset_config(used.config)
+        finally:
+            gc.enable()
+        assert found == [None]

@@ -152,3 +152,14 @@ def test_torn_result_names_the_file(run):
 
     with pytest.raises(RunFolderError, match=r"result\.json"):
         cells_frame(run)
+
+
+def test_the_engine_of_the_updates_is_told(run, tmp_path):
+    for cell, engine in zip(run.cells()[:3], ("graph", "compiled_graph", None), strict=True):
+        report = {"train/cloning_error": 0.5}
+        cell.write_result(CellResult(status=FINISHED, updates=1000, engine=engine, report=report))
+    frame = cells_frame(run)
+    assert sorted(frame["engine"].dropna()) == ["compiled_graph", "graph"]
+    for path in export(run, tmp_path):
+        assert "graph" in path.read_text()
+    assert "Engine of the updates: compiled_graph, graph." in (tmp_path / "table.md").read_text()

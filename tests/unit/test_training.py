@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,10 +17,12 @@ from gems_ray.checkpoints import read_checkpoint
 from gems_ray.errors import DeviceError, RunFolderError, TrainingError, WorldError
 from gems_ray.evaluation.offline import hold_out
 from gems_ray.evaluation.returns import Evaluator, check_world
+from gems_ray.execution import in_process
 from gems_ray.execution.cell_training import CellTraining
 from gems_ray.execution.in_process import LocalCell
+from gems_ray.execution.run import OpenRun
 from gems_ray.execution.sources import Source
-from gems_ray.experiments.cell_folder import DIVERGED, FINISHED, CellFolder
+from gems_ray.experiments.cell_folder import DIVERGED, FINISHED, UNFINISHED, CellFolder
 from gems_ray.experiments.check import check_experiment
 from gems_ray.experiments.records import CellCheckpoint
 from gems_ray.experiments.run_folder import RunFolder
@@ -477,3 +480,43 @@ def test_a_worker_that_finds_another_world(run_cell, dataset):
     cell = run_cell("whole")
     with pytest.raises(WorldError, match="collected in world .* but the world of diffuse_mix is .* here"):
         CellTraining(cell.folder.description, dataset, make_world(seed=1))
+
+
+class TestGpuInThisProcess:
+    """Errors of a GPU are raised by hand: there is none here."""
+
+    def train(self, tmp_path, dataset, world, world_folder, monkeypatch, error, where):
+        def fail(*arguments):
+            raise error
+
+        monkeypatch.setattr(in_process, "open_training" if where == "opening" else "describe_report", fail)
+        experiment = check_experiment(
+            {
+                "environment": "diffuse_mix",
+                "settings": SETTINGS,
+                "worlds": {"diffuse_mix": str(world_folder)},
+                "training": {"max_timesteps": 20, "evaluation_interval": 10},
+                "evaluation": {"validation_users": 2, "test_users": 0},
+            }
+        )
+        run = RunFolder.create(tmp_path / "run", experiment, MACHINE)
+        run.add_cells(experiment.cells())
+        told = []
+        listener = SimpleNamespace(on_cell=told.append, on_line=lambda line: None, on_training=lambda folder: None)
+        source = Source(tmp_path / "mine.npz", dataset, world)
+        opened = OpenRun(experiment, run, {"diffuse_mix": source}, listener)
+        in_process._train_cell(opened, experiment.cells()[0], lambda: False)
+        return told, run.cells()[0]
+
+    @pytest.fixture
+    def fail(self, tmp_path, dataset, world, world_folder, monkeypatch):
+        return lambda error, where: self.train(tmp_path, dataset, world, world_folder, monkeypatch, error, where)
+
+    def test_memory_that_others_have_at_the_beginning_leaves_the_cell_unfinished(self, fail):
+        told, cell = fail(torch.OutOfMemoryError("CUDA out of memory.\nMore lines"), "opening")
+        assert [(change.state, change.reason) for change in told] == [(UNFINISHED, "CUDA out of memory.")]
+        assert cell.result() is None
+
+    def test_a_gpu_that_fails_is_one_line_and_costs_no_more_than_the_last_report(self, fail):
+        with pytest.raises(DeviceError, match=r"the GPU has failed in this process \(CUDA error: oh\)\. .* goes on\.$"):
+            fail(torch.AcceleratorError("CUDA error: oh"), "report")
