@@ -154,7 +154,8 @@ def without_duplicates(
 
     from gems_ray.cli.paths import check_folder
     from gems_ray.program import same_command
-    from gems_ray.world.bundle import MANIFEST, find_world
+    from gems_ray.world.bundle import find_world
+    from gems_ray.world.manifest import MANIFEST
     from gems_ray.worldmaking import world as worldmaking
 
     check_folder(output, "--output")

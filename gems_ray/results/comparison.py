@@ -202,7 +202,7 @@ def scores(returns: Any, references: References | None) -> Any:
         returns: a number or (n,), clicks per episode.
         references: of the environment.
     """
-    if references is None:
+    if references is None or references.behavior is None:
         return np.full_like(returns, math.nan, dtype=float)
     low, high = references.random.return_mean, references.behavior.return_mean
     return 100 * (returns - low) / (high - low if high != low else math.nan)

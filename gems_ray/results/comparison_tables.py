@@ -15,6 +15,7 @@ from gems_ray.results.comparison import (
     comparison_frame,
     overall_frame,
     references_of,
+    scores,
     tested_cells,
 )
 from gems_ray.results.facts import facts
@@ -79,9 +80,8 @@ def _by_environment(frame: pd.DataFrame, references: Mapping[str, References | N
     for environment, group in here.groupby("environment", sort=True):
         known = references.get(str(environment))
         if known:
-            low, high = known.random.return_mean, known.behavior.return_mean
             for name, played in known.by_policy.items():
-                score = 100 * (played.return_mean - low) / (high - low) if high != low else math.nan
+                score = float(scores(played.return_mean, known))
                 words = [str(environment), name, *([""] if has_settings else [])]
                 rows.append([*words, _number(played.return_mean), _number(score, 0), "", "", "", "", "", ""])
         for row in group.to_dict("records"):

@@ -10,7 +10,8 @@ from typing import Any
 
 from gems_ray.errors import WorldError
 from gems_ray.files import atomic_path, write_text_atomically
-from gems_ray.world.bundle import MANIFEST, World, load_world
+from gems_ray.world.bundle import World, load_world
+from gems_ray.world.manifest import MANIFEST
 from gems_ray.worldmaking.world import AGENT_LOG, RANKER_LOG, WorldRecipe, is_made_by
 
 SEEDS = "seeds.csv"

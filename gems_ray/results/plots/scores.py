@@ -104,7 +104,8 @@ def _trade_off(results: Results, column: str, label: str) -> Figure:
                 alpha=0.8,
                 label=one_line(group),
             )
-        if known := results.references.get(environment):
+        known = results.references.get(environment)
+        if known and known.behavior:
             axis.axhline(known.behavior.return_mean, color=GREY, linestyle="-.", linewidth=1, label="behavior")
         values = cells[column].astype(float)
         if values.min() > 0 and values.max() > WIDE * values.min():

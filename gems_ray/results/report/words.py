@@ -142,10 +142,11 @@ def _of_group(results: Results, environment: str, group: str, cells: pd.DataFram
         )
         yield Caution("peak", text, names)
     slates = cells["distinct_slates"].dropna().astype(float)
-    if known and len(slates) and slates.mean() < FEW_SLATES * known.behavior.distinct_slates:
+    behavior = known.behavior if known else None
+    if behavior and len(slates) and slates.mean() < FEW_SLATES * behavior.distinct_slates:
         text = (
             f"{place} has collapsed onto few slates: it shows {slates.mean():.0f} different ones to all test users, "
-            f"the behaviour agent {known.behavior.distinct_slates:,}."
+            f"the behaviour agent {behavior.distinct_slates:,}."
         )
         yield Caution("slates", text, names)
     above = cells["q_above_bound"].dropna().astype(float)
