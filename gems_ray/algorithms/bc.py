@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from gems_ray.algorithms.adam import Adam
-from gems_ray.algorithms.base import AlgorithmConfig, Noise
+from gems_ray.algorithms.base import OF_SAMPLER, AlgorithmConfig, Noise
 from gems_ray.algorithms.transitions import TransitionAlgorithm
 from gems_ray.config import HiddenSizes
 from gems_ray.data.experience import Batch
@@ -28,6 +28,7 @@ class Cloning(TransitionAlgorithm[C]):
     """An actor that is drawn to the logged actions."""
 
     loss_names = ("actor_loss",)
+    per_cell = ("learning_rate", "discount", *OF_SAMPLER)
 
     def build(self) -> None:
         """Creates the actor."""

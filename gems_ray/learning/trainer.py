@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from gems_ray.evaluation.returns import Evaluator, check_world
 from gems_ray.experiments.spec import EvaluationSpec, TrainingSpec
 from gems_ray.flat_state import FlatState, flatten_modules, load_modules
 from gems_ray.learning.diagnostics import Diagnostics, DivergenceWatch, value_bound
-from gems_ray.learning.engine import make_engine
+from gems_ray.learning.engine import Engine, LossMeans, make_engine
 from gems_ray.learning.memory import out_of_memory_message
 from gems_ray.policies.base import Policy
 from gems_ray.world.bundle import World
@@ -106,12 +107,15 @@ class Trainer:
         self._diagnostics = Diagnostics(self.sampler, bound, self.algorithm.action_dim)
         largest = factor * float(np.abs(dataset.rewards).max())
         self._watch = DivergenceWatch(training.divergence, largest or 1.0)
-        self._engine = make_engine(self.algorithm, self.sampler, training.compile, self.max_timesteps, warn)
+        self._make_engine = partial(
+            make_engine, self.algorithm, self.sampler, training.compile, self.max_timesteps, warn
+        )
+        self._engine = self._make_engine()
         # What has been learned so far; it shares the networks, so training goes on changing it.
         self.live_policy: LearnedPolicy[Any] = self.algorithm.policy(self.sampler.normalizer)
         self._evaluator = Evaluator(world, "validation", validation_users) if world else None
-        self._points = evaluation_points(self.max_timesteps, training.evaluation_interval)
-        self._seconds = 0.0
+        self.points = evaluation_points(self.max_timesteps, training.evaluation_interval)  # updates at the reports
+        self.seconds = 0.0  # that updates have taken
         self._finite: FlatState = {}  # networks of the last finite report, once the values have diverged
         self.reported = -1  # updates at the last report
         self.broken_off = ""  # why training ended before its time
@@ -139,6 +143,22 @@ class Trainer:
         """Whether the last report is of the best policy so far, by the validation users; without them, always."""
         return self.best_updates == self.reported
 
+    @property
+    def next_point(self) -> int:
+        """Updates at the next report."""
+        return next(point for point in self.points if point > self.reported)
+
+    @property
+    def losses(self) -> LossMeans:
+        """Means of the losses since the last report."""
+        return self._engine.losses
+
+    def use_engine(self, engine: Engine | None) -> None:
+        """Lets another engine run the updates from here on; None for one of its own."""
+        losses = self._engine.losses
+        self._engine = engine or self._make_engine()
+        self._engine.losses = losses
+
     def __iter__(self) -> Iterator[Report]:
         """Trains to the end; yields a report at every evaluation."""
         while not self.finished:
@@ -156,7 +176,7 @@ class Trainer:
         Raises:
             TrainingError: a loss is not finite, or the GPU's memory is exhausted.
         """
-        point = next(point for point in self._points if point > self.reported)
+        point = self.next_point
         start = time.perf_counter()
         exhausted = False
         try:
@@ -165,7 +185,7 @@ class Trainer:
             exhausted = True  # what the failed update held is free once its traceback is gone
         if exhausted:
             raise TrainingError(out_of_memory_message(self.algorithm, self.sampler))
-        self._seconds += time.perf_counter() - start
+        self.seconds += time.perf_counter() - start
         if self.updates < point:
             return None
         report = self._report()
@@ -192,7 +212,7 @@ class Trainer:
             "reported": self.reported,
             "best_return": self.best_return if np.isfinite(self.best_return) else None,
             "best_updates": self.best_updates,
-            "seconds": self._seconds,
+            "seconds": self.seconds,
             "reports_above_bound": self._watch.in_a_row,
             "diverged": self.diverged,
             "broken_off": self.broken_off,
@@ -217,7 +237,7 @@ class Trainer:
         self.broken_off = facts.get("broken_off", "")  # missing in checkpoints from before there was such an end
         self.best_return = -np.inf if facts["best_return"] is None else facts["best_return"]
         self._watch.in_a_row, self._watch.diverged = facts["reports_above_bound"], facts["diverged"]
-        self._seconds = facts["seconds"]
+        self.seconds = facts["seconds"]
         report = facts["last_report"].items()
         self.last_report = {key: float(value) if isinstance(value, str) else value for key, value in report}
 
@@ -245,8 +265,8 @@ class Trainer:
         evaluation = self._evaluator.evaluate(self.live_policy) if self._evaluator else None
         return {
             metrics.STEP: updates,
-            metrics.SECONDS: round(self._seconds, 3),
-            metrics.UPDATES_PER_SECOND: round(updates / self._seconds, 1) if self._seconds else 0.0,
+            metrics.SECONDS: round(self.seconds, 3),
+            metrics.UPDATES_PER_SECOND: round(updates / self.seconds, 1) if self.seconds else 0.0,
             **{metrics.train(name): np.nan if value is None else value for name, value in losses.items()},
             **values,
             **(evaluation.as_metrics() if evaluation else {}),
