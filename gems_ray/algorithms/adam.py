@@ -167,11 +167,11 @@ class PackedAdam:
 
     def minimize(self, loss: Tensor) -> None:
         """One step down the gradients of the cells' losses; called under `torch.vmap` with the loss of a cell."""
-        _Minimize.apply(loss, self)
+        _Minimize.apply(loss, self)  # type: ignore[no-untyped-call]
 
     def step(self, gradients: Sequence[Tensor]) -> None:
         """One step; called under `torch.vmap` with the gradients of a cell."""
-        _Step.apply(self, *gradients)
+        _Step.apply(self, *gradients)  # type: ignore[no-untyped-call]
 
     def step_all(self, gradients: Sequence[Tensor]) -> None:
         """One step of all cells, along the stacked gradients (n, ...)."""

@@ -1,6 +1,6 @@
 """Behaviour cloning: mean squared error between policy and logged actions."""
 
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import torch.nn.functional as F
 from pydantic import Field
@@ -28,7 +28,7 @@ class Cloning(TransitionAlgorithm[C]):
     """An actor that is drawn to the logged actions."""
 
     loss_names = ("actor_loss",)
-    per_cell = ("learning_rate", "discount", *OF_SAMPLER)
+    per_cell: ClassVar[tuple[str, ...] | None] = ("learning_rate", "discount", *OF_SAMPLER)
 
     def build(self) -> None:
         """Creates the actor."""

@@ -99,7 +99,8 @@ def _(info, in_dims, parameters, pairs, log_density, target, weight, *settings):
         layers.append(torch.baddbmm(parameters[layer + 1][:, None], layers[-1], parameters[layer].mT).relu_())
     values = torch.baddbmm(parameters[-1][:, None], layers[-1], parameters[-2].mT).view(pairs.shape[:3])
     flow, gap, error = _slopes(values, log_density, target, weight[:, None, None], pairs.shape[1], *bounds)
-    flow, gradients = flow.flatten(1)[..., None], []
+    gradients: list[Tensor] = []
+    flow = flow.flatten(1)[..., None]
     for layer in range(len(layers) - 1, -1, -1):
         gradients = [flow.mT @ layers[layer], flow.sum(dim=1), *gradients]
         flow = (flow @ parameters[2 * layer]) * (layers[layer] > 0) if layer else flow
