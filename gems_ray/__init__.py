@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from gems_ray.execution.interruption import RunInterrupted as RunInterrupted
     from gems_ray.execution.listener import RunListener as RunListener
     from gems_ray.experiments.spec import Experiment as Experiment
+    from gems_ray.learning.pack import Pack as Pack
     from gems_ray.learning.trainer import Trainer as Trainer
     from gems_ray.policies.base import Policy as Policy
     from gems_ray.world.bundle import World as World
@@ -44,6 +45,7 @@ _HOMES = {
     "Evaluation": "evaluation.record",
     "Experiment": "experiments.spec",
     "GemsRayError": "errors",
+    "Pack": "learning.pack",
     "Policy": "policies.base",
     "Run": "api",
     "RunInterrupted": "execution.interruption",

@@ -5,8 +5,9 @@ SECONDS = "seconds"
 UPDATES_PER_SECOND = "updates_per_second"
 EVALUATED = "evaluated_updates"  # updates at the last evaluation
 BEST_UPDATES = "best_updates"  # updates at the best one so far
-ENGINE = "engine"  # how most of the updates run: eager, compiled, graph, compiled_graph
+ENGINE = "engine"  # how most of the updates run: eager, compiled, graph, compiled_graph, pack
 STATUS, REASON = "status", "reason"  # of the cell
+PACK = "pack"  # reports of the further cells that a process trains, by name
 LOG = "log"  # what a reader of the cell's log should know, since the last report
 
 Q_DATASET = "train/q_dataset"  # mean smaller critic at the dataset's actions

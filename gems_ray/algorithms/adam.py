@@ -1,7 +1,8 @@
-"""Adam on a fixed list of parameters, as eager code and as code that a compiler can trace."""
+"""Adam on a fixed list of parameters, as eager code and as code that a compiler can trace; alone and in a pack."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -127,3 +128,156 @@ class Adam:
         for parameter in self.parameters:
             parameter.grad = None
         self._earlier_norm = state.get("gradient_norm")
+
+
+class PackedAdam:
+    """The same optimiser of n cells as one: a step moves the stacked parameters of all cells.
+
+    The cells keep their optimisers, whose moments become rows of the stacks and whose step counters become one. All
+    cells have taken the same number of steps; step sizes and schedules may differ.
+
+    Args:
+        cells: the optimiser of every cell.
+        stacks: (n, ...) parameters of all cells, in the order of an optimiser's parameters.
+    """
+
+    def __init__(self, cells: Sequence[Adam], stacks: Sequence[Tensor]) -> None:
+        self.parameters: list[Tensor] = []  # what `learn` sees of the stacks while it runs for a pack
+        self._cells, self._stacks = list(cells), list(stacks)
+        for cell in cells:
+            cell._follow_type()
+        self._moments = {
+            entry: [stacked(tensors) for tensors in zip(*(cell._state[entry] for cell in cells), strict=True)]
+            for entry in ("exp_avg", "exp_avg_sq")
+        }
+        self._steps = [step.clone() for step in cells[0]._state["step"]]
+        for cell in cells:
+            for step, shared in zip(cell._state["step"], self._steps, strict=True):
+                step.data = shared
+        self._gradients: Sequence[Tensor] = ()  # of the last step
+        self._moves = [torch.zeros_like(stack, requires_grad=False) for stack in stacks]
+        self._scheduled = any(cell._cosine_steps is not None or cell._warm_up_steps for cell in cells)
+        self._clipped = any(cell._largest_norm is not None for cell in cells)
+        self._shrinks = any(cell._weight_decay for cell in cells)
+        self._rates = self._of_cells(cell._learning_rate for cell in cells)
+        self._warm_up = self._of_cells(max(1, cell._warm_up_steps) for cell in cells)
+        self._cosine = self._of_cells(cell._cosine_steps or math.inf for cell in cells)
+        self._decay = self._of_cells(cell._weight_decay for cell in cells)
+        self._norms = self._of_cells(math.inf if cell._largest_norm is None else cell._largest_norm for cell in cells)
+
+    def minimize(self, loss: Tensor) -> None:
+        """One step down the gradients of the cells' losses; called under `torch.vmap` with the loss of a cell."""
+        _Minimize.apply(loss, self)  # type: ignore[no-untyped-call]
+
+    def step(self, gradients: Sequence[Tensor]) -> None:
+        """One step; called under `torch.vmap` with the gradients of a cell."""
+        _Step.apply(self, *gradients)  # type: ignore[no-untyped-call]
+
+    def step_all(self, gradients: Sequence[Tensor]) -> None:
+        """One step of all cells, along the stacked gradients (n, ...)."""
+        self._gradients = gradients
+        with torch.no_grad():
+            if self._clipped:
+                norms = torch.stack([gradient.flatten(1).norm(dim=1) for gradient in gradients]).norm(dim=0)
+                shrink = (self._norms.to(norms) / (norms + CLIP_EPS)).clamp(max=1.0)
+                gradients = [gradient * _beside(shrink, gradient) for gradient in gradients]
+            for move in self._moves:
+                move.zero_()
+            rates = self._rate()  # before the steps are counted
+            tracing = torch.compiler.is_compiling()
+            adam(
+                self._moves,  # with a step size of 1, from 0: torch's kernel takes one step size for all cells
+                [gradient.contiguous() for gradient in gradients],  # the fused kernel looks at no strides
+                self._moments["exp_avg"],
+                self._moments["exp_avg_sq"],
+                [],
+                self._steps,
+                foreach=tracing,
+                fused=not tracing,
+                capturable=tracing,
+                amsgrad=False,
+                beta1=BETAS[0],
+                beta2=BETAS[1],
+                lr=1.0,
+                weight_decay=0.0,
+                eps=EPS,
+                maximize=False,
+            )
+            for stack, move in zip(self._stacks, self._moves, strict=True):
+                if self._shrinks:
+                    stack.mul_(_beside(1 - rates * self._decay, stack))
+                stack.addcmul_(move, _beside(rates, stack))
+
+    def show_gradients(self) -> None:
+        """Leaves the gradients of the last step at the parameters of the cells, as `Adam.step` does."""
+        for index, gradient in enumerate(self._gradients):
+            for cell, of_cell in zip(self._cells, gradient, strict=True):
+                cell.parameters[index].grad = of_cell
+
+    def release(self) -> None:
+        """Gives every cell's optimiser memory of its own again."""
+        for cell in self._cells:
+            for tensor in (tensor for tensors in cell._state.values() for tensor in tensors):
+                tensor.data = tensor.data.clone()
+
+    def _rate(self) -> Tensor:
+        """The step sizes (n,), from the steps taken so far."""
+        if not self._scheduled:
+            return self._rates
+        steps = self._steps[0].double()
+        rising = ((steps + 1) / self._warm_up).clamp(max=1.0)
+        return self._rates * rising * (1 + torch.cos(math.pi * (steps / self._cosine).clamp(max=1.0))) / 2
+
+    def _of_cells(self, values: Iterable[float]) -> Tensor:
+        return torch.tensor(list(values), dtype=torch.float64, device=self._stacks[0].device)
+
+
+class _Minimize(torch.autograd.Function):
+    """Where a pack leaves `torch.vmap`: the losses of all cells together have the stacked gradients."""
+
+    @staticmethod
+    def forward(loss: Tensor, optimizer: PackedAdam) -> Tensor:
+        """Never runs: in a pack, a loss belongs to a cell."""
+        raise NotImplementedError
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """Nothing is differentiated through a step."""
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, losses: Tensor, optimizer: PackedAdam) -> tuple[Tensor, int]:
+        """One step with the losses (n,) of all cells."""
+        optimizer.step_all(torch.autograd.grad(losses.sum(), optimizer._stacks))
+        return losses.detach(), 0
+
+
+class _Step(torch.autograd.Function):
+    """The same for gradients that the algorithm has computed itself."""
+
+    @staticmethod
+    def forward(optimizer: PackedAdam, *gradients: Tensor) -> Tensor:
+        """Never runs: in a pack, a gradient belongs to a cell."""
+        raise NotImplementedError
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """Nothing is differentiated through a step."""
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, optimizer: PackedAdam, *gradients: Tensor) -> tuple[Tensor, int]:
+        """One step along the gradients (n, ...) of all cells."""
+        optimizer.step_all([gradient.movedim(dim, 0) for gradient, dim in zip(gradients, in_dims[1:], strict=True)])
+        return gradients[0], in_dims[1]
+
+
+def stacked(tensors: Sequence[Tensor]) -> Tensor:
+    """One tensor (n, ...) of n, which become its rows: what is written into one is seen in the other."""
+    stack = torch.stack([tensor.detach() for tensor in tensors])
+    for tensor, row in zip(tensors, stack, strict=True):
+        tensor.data = row
+    return stack.requires_grad_(tensors[0].requires_grad)
+
+
+def _beside(of_cells: Tensor, stack: Tensor) -> Tensor:
+    """Numbers (n,) in the shape (n, 1, ...) and the type of a stack."""
+    return of_cells.to(stack.dtype).view(-1, *[1] * (stack.ndim - 1))

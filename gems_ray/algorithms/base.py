@@ -35,6 +35,9 @@ def _reward_scale(value: Any) -> str | float:
 RewardScale = Annotated[str | float, PlainValidator(_reward_scale)]
 
 
+OF_SAMPLER = ("normalize_states", "reward_scale", "bootstrap_time_limit")  # settings that no update looks at
+
+
 class AlgorithmConfig(Config):
     """Settings that every algorithm has."""
 
@@ -73,6 +76,7 @@ class Algorithm(ABC, Generic[C]):
     diagnostic_names: ClassVar[tuple[str, ...]] = ()  # everything that `diagnose` returns
     experience: Experience = Transitions()  # what it learns from; `build` may set another one
     period: int = 1  # updates after which the computation of `learn` repeats
+    per_cell: ClassVar[tuple[str, ...] | None] = None  # settings that may differ in a pack of cells; None: no packs
     evaluations_per_row: int = 1  # state-action pairs, or steps, that the networks see for every row of a batch
 
     def __init__(self, state_dim: int, action_dim: int, config: C, device: str | torch.device, seed: int) -> None:
@@ -218,8 +222,11 @@ class Algorithm(ABC, Generic[C]):
 AnyAlgorithm = Algorithm[Any]
 
 
-def soft_update(targets: Sequence[Tensor], sources: Sequence[Tensor], tau: float) -> None:
-    """Moves every target towards its source by the share tau."""
+def soft_update(targets: Sequence[Tensor], sources: Sequence[Tensor], tau: float | Tensor) -> None:
+    """Moves every target towards its source by the share tau, a tensor in a pack of cells."""
     with torch.no_grad():
         for target, source in zip(targets, sources, strict=True):
-            target.lerp_(source, tau)
+            if isinstance(tau, Tensor):  # torch.vmap knows `lerp_` as a loop only
+                target.add_(tau * (source - target))
+            else:
+                target.lerp_(source, tau)

@@ -1,13 +1,13 @@
 """Behaviour cloning: mean squared error between policy and logged actions."""
 
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from gems_ray.algorithms.adam import Adam
-from gems_ray.algorithms.base import AlgorithmConfig, Noise
+from gems_ray.algorithms.base import OF_SAMPLER, AlgorithmConfig, Noise
 from gems_ray.algorithms.transitions import TransitionAlgorithm
 from gems_ray.config import HiddenSizes
 from gems_ray.data.experience import Batch
@@ -28,6 +28,7 @@ class Cloning(TransitionAlgorithm[C]):
     """An actor that is drawn to the logged actions."""
 
     loss_names = ("actor_loss",)
+    per_cell: ClassVar[tuple[str, ...] | None] = ("learning_rate", "discount", *OF_SAMPLER)
 
     def build(self) -> None:
         """Creates the actor."""

@@ -3,6 +3,7 @@
 import numpy as np
 from pydantic import Field
 
+from gems_ray.algorithms.base import OF_SAMPLER
 from gems_ray.algorithms.bc import BCConfig, Cloning
 from gems_ray.data.trajectories import best_trajectories
 
@@ -18,6 +19,7 @@ class BestBC(Cloning[BestBCConfig]):
 
     name = "bc_best"
     Config = BestBCConfig
+    per_cell = ("best_fraction", "learning_rate", "discount", *OF_SAMPLER)
 
     def select_rows(self, rewards: np.ndarray, last: np.ndarray) -> np.ndarray:
         """Rows of the best trajectories."""

@@ -47,9 +47,7 @@ def conservative_gradients(
         loss and gap, scalars, and the gradients in the order of the parameters.
     """
     size, per_state = pairs.shape[:2]
-    sampled = per_state if log_density is None else per_state - 1
     part = size if pairs.is_cuda else max(1, ROWS_IN_CACHE // per_state)
-    negligible = torch.finfo(pairs.dtype).eps / per_state  # all that fall below it are together less than rounding
     gradients = [torch.zeros_like(parameter) for parameter in parameters]
     room = [pairs.new_empty((part * per_state, bias.shape[0])) for bias in parameters[1:-2:2]]
     gap_of_state, error = torch.empty_like(target), torch.empty_like(target)
@@ -57,19 +55,16 @@ def conservative_gradients(
         inputs = pairs[rows].flatten(end_dim=1)
         layers = [inputs, *(activation[: len(inputs)] for activation in room)]
         values = _forward(parameters, layers).view(-1, per_state)
-        predicted = values[:, -1]
-        scores = values[:, :sampled] if log_density is None else values[:, :sampled] - log_density[rows]
-        scores = scores / temperature
-        soft_maximum = torch.logsumexp(scores, dim=1, keepdim=True)
-        gap = temperature * soft_maximum[:, 0] - predicted
-        error[rows] = predicted - target[rows]
-        gap_of_state[rows] = gap if smallest is None and largest is None else gap.clamp(smallest, largest)
-
-        share = weight / size * (gap_of_state[rows] == gap)[:, None]  # d loss / d gap: none where it is clipped
-        slope = torch.zeros_like(values)
-        slope[:, :sampled] = share * (scores - soft_maximum).exp()
-        slope[:, -1:] += 2 / size * error[rows, None] - share
-        slope.masked_fill_(slope.abs() <= negligible * share, 0)
+        slope, gap_of_state[rows], error[rows] = _slopes(
+            values,
+            None if log_density is None else log_density[rows],
+            target[rows],
+            weight,
+            size,
+            temperature,
+            smallest,
+            largest,
+        )
         slopes = slope.view(-1, 1)
         if not pairs.is_cuda:  # there, to count would be to wait for the device, and a captured graph has fixed sizes
             counting = slopes.flatten().nonzero().squeeze(1)
@@ -84,6 +79,64 @@ def conservative_gradients(
 def _(parameters, pairs, log_density, target, weight, *settings):  # type: ignore[no-untyped-def]
     """Shapes of the results, for the compiler."""
     return [torch.empty_like(weight), torch.empty_like(weight), *(torch.empty_like(p) for p in parameters)]
+
+
+@conservative_gradients.register_vmap
+def _(info, in_dims, parameters, pairs, log_density, target, weight, *settings):  # type: ignore[no-untyped-def]
+    """For the n cells of a pack: batched products of all states of all cells at once."""
+    *bounds, target_gap = settings
+
+    def of_cells(tensor: Tensor, dim: int | None) -> Tensor:
+        return tensor.expand(info.batch_size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+
+    parameters = [of_cells(tensor, dim) for tensor, dim in zip(parameters, in_dims[0], strict=True)]
+    pairs, target, weight = (
+        of_cells(*of) for of in zip((pairs, target, weight), (in_dims[1], *in_dims[3:5]), strict=True)
+    )
+    log_density = None if log_density is None else of_cells(log_density, in_dims[2])
+    layers = [pairs.flatten(1, 2)]  # (n, B (m + 1), width)
+    for layer in range(0, len(parameters) - 2, 2):
+        layers.append(torch.baddbmm(parameters[layer + 1][:, None], layers[-1], parameters[layer].mT).relu_())
+    values = torch.baddbmm(parameters[-1][:, None], layers[-1], parameters[-2].mT).view(pairs.shape[:3])
+    flow, gap, error = _slopes(values, log_density, target, weight[:, None, None], pairs.shape[1], *bounds)
+    gradients: list[Tensor] = []
+    flow = flow.flatten(1)[..., None]
+    for layer in range(len(layers) - 1, -1, -1):
+        gradients = [flow.mT @ layers[layer], flow.sum(dim=1), *gradients]
+        flow = (flow @ parameters[2 * layer]) * (layers[layer] > 0) if layer else flow
+    gap = gap.mean(dim=1)
+    results = [error.square().mean(dim=1) + weight * (gap - target_gap), gap, *gradients]
+    return results, [0] * len(results)
+
+
+def _slopes(
+    values: Tensor,
+    log_density: Tensor | None,
+    target: Tensor,
+    weight: Tensor,
+    size: int,
+    temperature: float,
+    smallest: float | None,
+    largest: float | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Slopes of the loss in the values (..., b, m + 1) of b of its `size` states; the gaps and errors (..., b)."""
+    per_state = values.shape[-1]
+    sampled = per_state if log_density is None else per_state - 1
+    negligible = torch.finfo(values.dtype).eps / per_state  # all that fall below it are together less than rounding
+    predicted = values[..., -1]
+    scores = values[..., :sampled] if log_density is None else values[..., :sampled] - log_density
+    scores = scores / temperature
+    soft_maximum = torch.logsumexp(scores, dim=-1, keepdim=True)
+    gap = temperature * soft_maximum[..., 0] - predicted
+    error = predicted - target
+    clipped = gap if smallest is None and largest is None else gap.clamp(smallest, largest)
+
+    share = weight / size * (clipped == gap)[..., None]  # d loss / d gap: none where it is clipped
+    slope = torch.zeros_like(values)
+    slope[..., :sampled] = share * (scores - soft_maximum).exp()
+    slope[..., -1:] += 2 / size * error[..., None] - share
+    slope.masked_fill_(slope.abs() <= negligible * share, 0)
+    return slope, clipped, error
 
 
 def _forward(parameters: Sequence[Tensor], layers: Sequence[Tensor]) -> Tensor:

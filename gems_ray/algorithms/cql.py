@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from gems_ray.algorithms.adam import Adam
-from gems_ray.algorithms.base import AlgorithmConfig, Noise, soft_update
+from gems_ray.algorithms.base import OF_SAMPLER, AlgorithmConfig, Noise, soft_update
 from gems_ray.algorithms.conservative import conservative_gradients
 from gems_ray.algorithms.transitions import TransitionAlgorithm
 from gems_ray.config import HiddenSizes, blame
@@ -65,6 +65,15 @@ class CQL(TransitionAlgorithm[CQLConfig]):
     name = "cql"
     Config = CQLConfig
     loss_names = ("critic_loss", "actor_loss", "conservative_gap", "entropy", "alpha_entropy", "alpha_prime")
+    per_cell = (
+        "alpha",
+        "tau",
+        "actor_learning_rate",
+        "critic_learning_rate",
+        "alpha_multiplier",
+        "discount",
+        *OF_SAMPLER,
+    )
 
     def build(self) -> None:
         """Creates actor, twin critics with their targets, temperature and multiplier."""

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from gems_ray.algorithms.adam import Adam
-from gems_ray.algorithms.base import Algorithm, AlgorithmConfig, Noise, RewardScale
+from gems_ray.algorithms.base import OF_SAMPLER, Algorithm, AlgorithmConfig, Noise, RewardScale
 from gems_ray.algorithms.policy import LearnedPolicy
 from gems_ray.config import blame
 from gems_ray.data.experience import WindowBatch, Windows
@@ -60,6 +60,15 @@ class DecisionTransformer(Algorithm[DecisionTransformerConfig]):
     name = "decision_transformer"
     Config = DecisionTransformerConfig
     loss_names = ("actor_loss",)
+    per_cell = (
+        "learning_rate",
+        "warm_up_steps",
+        "weight_decay",
+        "largest_gradient_norm",
+        "target_return",
+        "discount",
+        *OF_SAMPLER,
+    )
 
     def build(self) -> None:
         """Creates the transformer."""

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from gems_ray.algorithms.adam import Adam
-from gems_ray.algorithms.base import AlgorithmConfig, Noise, soft_update
+from gems_ray.algorithms.base import OF_SAMPLER, AlgorithmConfig, Noise, soft_update
 from gems_ray.algorithms.transitions import TransitionAlgorithm
 from gems_ray.config import HiddenSizes
 from gems_ray.data.experience import Batch
@@ -40,6 +40,18 @@ class IQL(TransitionAlgorithm[IQLConfig]):
     Config = IQLConfig
     loss_names = ("value_loss", "critic_loss", "actor_loss")
     diagnostic_names = ("advantage_q90", "advantage_near_zero", "weight_clipped")
+    per_cell = (
+        "expectile",
+        "beta",
+        "largest_weight",
+        "tau",
+        "actor_learning_rate",
+        "critic_learning_rate",
+        "value_learning_rate",
+        "max_timesteps",
+        "discount",
+        *OF_SAMPLER,
+    )
 
     def build(self) -> None:
         """Creates actor, twin critics with their target, and value function."""

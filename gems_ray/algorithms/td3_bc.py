@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from gems_ray.algorithms.adam import Adam
-from gems_ray.algorithms.base import AlgorithmConfig, Noise, soft_update
+from gems_ray.algorithms.base import OF_SAMPLER, AlgorithmConfig, Noise, soft_update
 from gems_ray.algorithms.transitions import TransitionAlgorithm
 from gems_ray.config import HiddenSizes
 from gems_ray.data.experience import Batch
@@ -37,6 +37,7 @@ class TD3BC(TransitionAlgorithm[TD3BCConfig]):
     name = "td3_bc"
     Config = TD3BCConfig
     loss_names = ("critic_loss", "actor_loss")
+    per_cell = ("alpha", "tau", "learning_rate", "policy_noise", "noise_clip", "discount", *OF_SAMPLER)
 
     def build(self) -> None:
         """Creates actor, twin critics and their targets."""

@@ -33,6 +33,11 @@ class InProcess:
         resolve_device(experiment.training.device)
         if experiment.search:
             raise ConfigError("search: its trials are run by Ray, not in this process. Leave `search` out, or use Ray.")
+        if experiment.resources.cells_per_pack > 1:
+            raise ConfigError(
+                "resources.pack: cells are packed by runs under Ray, not in this process. Leave it out, or use Ray; a "
+                "script has gems_ray.Pack."
+            )
         if experiment.tracking != TrackingSpec():
             raise ConfigError("tracking: is written by runs under Ray, not in this process. Leave it out, or use Ray.")
         if experiment.resources.mps:

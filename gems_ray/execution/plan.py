@@ -131,6 +131,11 @@ def plan_experiment(
     place = _writable_part(experiment, path)
     resources = experiment.resources.usable_on(machines, listener.on_line, experiment.training.device)
     at_once = sum(resources.cells_on(*machine) for machine in machines)
+    if resources.cells_per_pack > 1:
+        listener.on_line(
+            f"resources.pack {resources.pack}: the estimate takes a pack for as slow as its cells one after the other; "
+            "on a GPU it is faster."
+        )
     cells = _plan_cells(experiment, RunFolder(path), worlds, not here and resources.gpu > 0, listener)
     total = round(sum(planned.count for planned in cells))
     ended = sum(cell.status in ENDED for cell in RunFolder(path).cells())

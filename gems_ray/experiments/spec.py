@@ -110,6 +110,7 @@ class EvaluationSpec(Config):
         return self
 
 
+AUTOMATIC_PACK = 9  # cells; measured nowhere yet
 SMALLEST_SHARE = 0.01  # of a CPU or GPU; a hundred cells on one are more than it can hold
 
 
@@ -119,6 +120,9 @@ class Resources(Config):
     cpu: float = Field(1, ge=SMALLEST_SHARE, description="CPU cores; torch uses as many threads, at least one.")
     gpu: float = Field(0, ge=0, description="Share of a GPU, 1 at most; ignored where there is none.")
     mps: bool = Field(False, description="Start NVIDIA's MPS with the run, so that cells that share a GPU overlap.")
+    pack: Annotated[int, Field(ge=1, le=1_000)] | Literal["auto"] = Field(
+        1, description="Cells that are trained as one program on these resources; auto packs on GPUs only."
+    )
 
     @model_validator(mode="after")
     def _ray_can_schedule_it(self) -> "Resources":
@@ -129,8 +133,15 @@ class Resources(Config):
             raise blame(Mistake(("gpu",), expected="expected a share up to 1", found=f"{self.gpu:g}"))
         return self
 
+    @property
+    def cells_per_pack(self) -> int:
+        """How many cells are trained as one program."""
+        if self.pack == "auto":
+            return AUTOMATIC_PACK if self.gpu else 1  # batched products gain nothing on a CPU
+        return self.pack
+
     def cells_on(self, cpus: float, gpus: float) -> int:
-        """How many cells a node with so many CPUs and GPUs holds at once."""
+        """How many cells, or packs of cells, a node with so many CPUs and GPUs holds at once."""
         by_cpu = int(cpus / self.cpu + 1e-9)
         if not self.gpu:
             return by_cpu

@@ -17,6 +17,11 @@ class LossMeans:
         self._sums = {name: zero.clone() for name in algorithm.loss_names}
         self._counts = dict.fromkeys(algorithm.loss_names, 0)
 
+    @property
+    def sums(self) -> dict[str, Tensor]:
+        """The sums by name, scalars on the device."""
+        return self._sums
+
     def add(self, losses: Mapping[str, Tensor]) -> None:
         """Adds the losses of one update on the device; `count` must hear of them too."""
         for name, value in losses.items():

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,8 @@ from gems_ray.evaluation.returns import Evaluator
 from gems_ray.experiments.spec import EvaluationSpec, TrainingSpec
 from gems_ray.flat_state import FlatState, flatten_modules, load_modules
 from gems_ray.learning.diagnostics import Diagnostics, DivergenceWatch, value_bound
-from gems_ray.learning.engine import make_engine
+from gems_ray.learning.engine import Engine, make_engine
+from gems_ray.learning.losses import LossMeans
 from gems_ray.learning.memory import out_of_memory_message
 from gems_ray.policies.base import Policy
 from gems_ray.world.bundle import World
@@ -108,13 +110,16 @@ class Trainer:
         self._diagnostics = Diagnostics(self.sampler, bound, self.algorithm.action_dim)
         largest = factor * float(np.abs(dataset.rewards).max())
         self._watch = DivergenceWatch(training.divergence, largest or 1.0)
-        self.engine = make_engine(self.algorithm, self.sampler, training.compile, self.max_timesteps, warn)
+        self._make_engine = partial(
+            make_engine, self.algorithm, self.sampler, training.compile, self.max_timesteps, warn
+        )
+        self.engine = self._make_engine()
         # What has been learned so far; it shares the networks, so training goes on changing it.
         self.live_policy: LearnedPolicy[Any] = self.algorithm.policy(self.sampler.normalizer)
         self._evaluator = Evaluator(world, "validation", validation_users) if world else None
-        self._points = evaluation_points(self.max_timesteps, training.evaluation_interval)
-        self._matmul_precision = training.matmul_precision
-        self._seconds = 0.0
+        self.points = evaluation_points(self.max_timesteps, training.evaluation_interval)  # updates at the reports
+        self.matmul_precision = training.matmul_precision
+        self.seconds = 0.0  # that updates have taken
         self._finite: FlatState = {}  # networks of the last finite report, once the values have diverged
         self.reported = -1  # updates at the last report
         self.broken_off = ""  # why training ended before its time
@@ -142,6 +147,22 @@ class Trainer:
         """Whether the last report is of the best policy so far, by the validation users; without them, always."""
         return self.best_updates == self.reported
 
+    @property
+    def next_point(self) -> int:
+        """Updates at the next report."""
+        return next(point for point in self.points if point > self.reported)
+
+    @property
+    def losses(self) -> LossMeans:
+        """Means of the losses since the last report."""
+        return self.engine.losses
+
+    def use_engine(self, engine: Engine | None) -> None:
+        """Lets another engine run the updates from here on; None for one of its own."""
+        losses = self.engine.losses
+        self.engine = engine or self._make_engine()
+        self.engine.losses = losses
+
     def __iter__(self) -> Iterator[Report]:
         """Trains to the end; yields a report at every evaluation."""
         while not self.finished:
@@ -159,18 +180,18 @@ class Trainer:
         Raises:
             TrainingError: a loss is not finite, or the GPU's memory is exhausted.
         """
-        point = next(point for point in self._points if point > self.reported)
+        point = self.next_point
         start = time.perf_counter()
         exhausted = False
         try:
-            with matmul_precision(self.algorithm.device, self._matmul_precision):
+            with matmul_precision(self.algorithm.device, self.matmul_precision):
                 self.engine.run(point, stop)
             wait_for(self.algorithm.device)  # else the clock tells how long it took to ask
         except torch.OutOfMemoryError:
             exhausted = True  # what the failed update held is free once its traceback is gone
         if exhausted:
             raise TrainingError(out_of_memory_message(self.algorithm, self.sampler))
-        self._seconds += time.perf_counter() - start
+        self.seconds += time.perf_counter() - start
         if self.updates < point:
             return None
         report = self._report()
@@ -197,7 +218,7 @@ class Trainer:
             "reported": self.reported,
             "best_return": self.best_return if np.isfinite(self.best_return) else None,
             "best_updates": self.best_updates,
-            "seconds": self._seconds,
+            "seconds": self.seconds,
             "reports_above_bound": self._watch.in_a_row,
             "diverged": self.diverged,
             "broken_off": self.broken_off,
@@ -222,7 +243,7 @@ class Trainer:
         self.broken_off = facts.get("broken_off", "")  # missing in checkpoints from before there was such an end
         self.best_return = -np.inf if facts["best_return"] is None else facts["best_return"]
         self._watch.in_a_row, self._watch.diverged = facts["reports_above_bound"], facts["diverged"]
-        self._seconds = facts["seconds"]
+        self.seconds = facts["seconds"]
         report = facts["last_report"].items()
         self.last_report = {key: float(value) if isinstance(value, str) else value for key, value in report}
 
@@ -250,8 +271,8 @@ class Trainer:
         evaluation = self._evaluator.evaluate(self.live_policy) if self._evaluator else None
         return {
             metrics.STEP: updates,
-            metrics.SECONDS: round(self._seconds, 3),
-            metrics.UPDATES_PER_SECOND: round(updates / self._seconds, 1) if self._seconds else 0.0,
+            metrics.SECONDS: round(self.seconds, 3),
+            metrics.UPDATES_PER_SECOND: round(updates / self.seconds, 1) if self.seconds else 0.0,
             **{metrics.train(name): np.nan if value is None else value for name, value in losses.items()},
             **values,
             **(evaluation.as_metrics() if evaluation else {}),

@@ -92,6 +92,8 @@ class RayBackend:
             if resources.gpu:
                 check_gpus(device, listener.on_line)
             at_once = sum(resources.cells_on(*node) for node in nodes())
+            if (size := resources.cells_per_pack) > 1:
+                listener.on_line(f"Up to {size} cells are trained as one program (resources.pack).")
             listener.on_line(f"Ray dashboard: {dashboard or 'not available'}")
             if dashboard and (token := token_file()):
                 listener.on_line(f"The dashboard asks for a token: paste the content of {token} there.")

@@ -1,5 +1,7 @@
 """Which cell is trained next, what is recorded of it, and what becomes of a cell that did not get through."""
 
+import json
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -12,10 +14,12 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from gems_ray import metrics
+from gems_ray.algorithms import ALGORITHMS
 from gems_ray.execution.recorder import CellRecorder
 from gems_ray.execution.sources import Source
 from gems_ray.execution.storage import CheckpointStorage, absolute
 from gems_ray.experiments.cell_folder import ENDED, FAILED, RUNNING, UNFINISHED, WITH_RESULT
+from gems_ray.experiments.check import all_settings
 from gems_ray.experiments.progress import CellProgress
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.experiments.spec import Cell, Resources
@@ -63,8 +67,10 @@ class CellQueue(tune.Callback):
         self._recorders: dict[str, CellRecorder] = {}  # by name, those that have a process
         self._failures: Counter[str] = Counter()  # by name, in a row
         self._evaluated: dict[str, int] = {}  # by name, updates at the last evaluation
-        self._handed_out: set[str] = set()  # names of cells with a trial of Tune, which may wait for a process
-        self._giving_way: set[str] = set()  # names of those that are saved, to leave their places to other runs
+        # A trial of Tune trains one cell, or a pack of several; in these it goes by the name of the first one.
+        self._handed_out: set[str] = set()  # trials that Tune has got, which may wait for a process
+        self._at_work: dict[str, list[str]] = {}  # names of the cells of trials that have a process
+        self._giving_way: set[str] = set()  # trials that are saved, to leave their places to other runs
         self.to_come = 0  # cells that a search will add, at least
         end.unsaved, end.gives_way = self._recorders.keys, self._gives_way
 
@@ -79,32 +85,68 @@ class CellQueue(tune.Callback):
                 self._cells[cell.name] = cell
                 self._waiting[cell.name] = 0.0
 
+    @property
+    def fills_pack(self) -> bool:
+        """Whether enough cells may start for a trial of Tune, one or as many as a pack takes."""
+        now = time.monotonic()
+        return sum(moment <= now for moment in self._waiting.values()) >= self._resources.cells_per_pack
+
     def take(self) -> dict[str, Any] | None:
         """The config of the trial that trains the next cell; None while no cell may start."""
         now = time.monotonic()
         name = next((name for name, moment in self._waiting.items() if moment <= now), None)
         if name is None:
             return None
-        del self._waiting[name]
+        pack = self._pack_of(name, now)
+        for other in pack:
+            del self._waiting[other]
         self._handed_out.add(name)
+        config, *others = map(self._config_of, pack)
+        return {**config, "pack": others} if others else config
+
+    def _pack_of(self, name: str, now: float) -> list[str]:
+        """The cell and those that wait with it and can be trained in one program."""
+        size = self._resources.cells_per_pack
+        if size == 1:
+            return [name]
+        kind = self._kind(name)
+        others = [n for n, moment in self._waiting.items() if n != name and moment <= now and self._kind(n) == kind]
+        return [name, *others[: size - 1]] if kind else [name]
+
+    def _kind(self, name: str) -> str:
+        """What the cells of a pack have in common; empty where a cell can only be trained alone."""
         cell = self._cells[name]
+        per_cell = ALGORITHMS[cell.algorithm].per_cell
+        if per_cell is None:
+            return ""
+        common = {k: v for k, v in all_settings(cell.algorithm, cell.settings).items() if k not in per_cell}
+        evaluation = cell.experiment.evaluation.model_dump(mode="json")
+        checkpoint = self._run.cell(name).checkpoint()
+        updates = checkpoint.updates if checkpoint else 0
+        return json.dumps([cell.environment, cell.algorithm, common, evaluation, updates], sort_keys=True)
+
+    def _config_of(self, name: str) -> dict[str, Any]:
         checkpoint = self._run.cell(name).checkpoint()
         where = {"storage": absolute(self._run.storage), "path": checkpoint.path} if checkpoint else None
         resources = {"cpu": self._resources.cpu, "gpu": self._resources.gpu}
-        return {**config_of(cell), "resources": resources, "cell": name, "checkpoint": where}
+        return {**config_of(self._cells[name]), "resources": resources, "cell": name, "checkpoint": where}
 
     @property
     def full(self) -> bool:
         """Whether no further cell may begin, because other runs have a right to the places."""
-        return self._places is not None and len(self._handed_out) >= self._places(len(self._cells) + self.to_come)
+        return self._places is not None and len(self._handed_out) >= self._allowed(self._places)
 
     def _gives_way(self, name: str) -> bool:
-        """Whether a cell is to be saved and to wait, because other runs have a right to its place."""
+        """Whether a trial is to be saved and to wait, because other runs have a right to its place."""
         if self._places is not None:
-            allowed = self._places(len(self._cells) + self.to_come)
-            if name not in list(self._recorders)[:allowed]:  # the first one has begun first
+            allowed = self._allowed(self._places)
+            if name not in list(self._at_work)[:allowed]:  # the first one has begun first
                 self._giving_way.add(name)
         return name in self._giving_way
+
+    def _allowed(self, places: Callable[[int], int]) -> int:
+        """How many trials may be at work now."""
+        return places(math.ceil((len(self._cells) + self.to_come) / self._resources.cells_per_pack))
 
     @property
     def busy(self) -> bool:
@@ -114,38 +156,59 @@ class CellQueue(tune.Callback):
     @error_ends_run(None)
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A process has taken the cell up."""
-        name = cell_name(trial)
-        self._recorders[name] = self._recorder(name)
+        self._at_work[cell_name(trial)] = names = cell_names(trial)
+        for name in names:
+            self._recorders[name] = self._recorder(name)
         self._run.write_running_cells(self._recorders)
-        self._report_change(trial, RUNNING)
+        for name in names:
+            self._report_change(name, RUNNING)
 
     @error_ends_run(None)
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         """A sign of life; an evaluation is progress, because the cell would go on from there."""
-        name, evaluated = cell_name(trial), int(result.get(metrics.EVALUATED, 0))
-        self._recorders[name].hear(result)
-        if evaluated > self._evaluated.get(name, 0):
-            self._evaluated[name] = evaluated
-            self._failures[name] = 0
-        self._report_change(trial, RUNNING, result)
+        reports = cell_reports(trial, result)
+        for name, report in reports.items():
+            recorder = self._recorders[name]
+            if len(reports) > 1 and recorder.folder.status in ENDED:  # its pack goes on without it
+                continue
+            recorder.hear(report)
+            evaluated = int(report.get(metrics.EVALUATED, 0))
+            if evaluated > self._evaluated.get(name, 0):
+                self._evaluated[name] = evaluated
+                self._failures[name] = 0
+            failed = len(reports) > 1 and report.get(metrics.STATUS) == FAILED
+            if failed:
+                recorder.end(report)
+            self._report_change(name, FAILED if failed else RUNNING, report)
 
     @error_ends_run(None)
     def on_checkpoint(
         self, iteration: int, trials: list[Trial], trial: Trial, checkpoint: tune.Checkpoint, **info: Any
     ) -> None:
         """The state of the cell has been saved."""
-        recorder = self._recorders[cell_name(trial)]
         path = self._storage.path_of(checkpoint.path)
-        before = recorder.checkpointed(path, int(trial.last_result[metrics.EVALUATED]))
-        if before is not None and Path(before.path).parent != Path(path).parent:  # Tune removes the trial's own
-            self._storage.remove(before.path)
+        own = str(Path(path).parent)  # the trial's folder, in which Tune removes earlier checkpoints
+        reports = cell_reports(trial, trial.last_result)
+        for name, report in reports.items():
+            recorder = self._recorders[name]
+            if metrics.EVALUATED not in report:  # a cell of a pack that could not be opened
+                continue
+            of_cell = f"{path}/{name}" if len(reports) > 1 else path
+            before = recorder.checkpointed(of_cell, int(report[metrics.EVALUATED]))
+            if before is not None and not Path(before.path).is_relative_to(own):
+                self._storage.remove(before.path)
 
     @error_ends_run(None)
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """The cell has ended, was set back, or is stopped with the run."""
-        report, recorder = trial.last_result, self._recorders.get(cell_name(trial))
+        reasons = {name: self._end_of(trial, name, report) for name, report in cell_reports(trial).items()}
+        self._conclude_trial(trial, reasons)
+
+    def _end_of(self, trial: Trial, name: str, report: Mapping[str, Any]) -> str:
+        """Records the result of a cell that has one; why it has none."""
+        recorder = self._recorders.get(name)
         status, reason = report.get(metrics.STATUS), str(report.get(metrics.REASON, ""))
         if recorder is not None and recorder.folder.status not in ENDED:
             if status == FAILED:
@@ -157,19 +220,29 @@ class CellQueue(tune.Callback):
                 reason = "its last checkpoint could not be written"
         if status not in (SET_BACK, *WITH_RESULT):
             reason = GAVE_WAY if cell_name(trial) in self._giving_way else LOST
-        self._conclude_trial(trial, reason)
+        return reason
 
     @error_ends_run(None)
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """The cell's process or node was lost; a node that leaves with notice is no failure to Tune."""
-        self._conclude_trial(trial, LOST)
+        self._conclude_trial(trial, dict.fromkeys(cell_names(trial), LOST))
 
-    def _conclude_trial(self, trial: Trial, reason: str) -> None:
+    def _conclude_trial(self, trial: Trial, reasons: Mapping[str, str]) -> None:
         """After a trial: a cell that has not ended waits for the next one, unless it has failed too often."""
-        name = cell_name(trial)
+        first = cell_name(trial)
+        self._handed_out.discard(first)
+        self._giving_way.discard(first)
+        self._at_work.pop(first, None)
+        reports = cell_reports(trial)
+        ends = [(name, *self._conclude(name, reason)) for name, reason in reasons.items()]
+        drop_latest_values(trial)
+        self._run.write_running_cells(self._recorders)
+        for name, state, reason in ends:
+            self._report_change(name, state, reports[name], reason)
+
+    def _conclude(self, name: str, reason: str) -> tuple[str, str]:
+        """What becomes of a cell after its trial, and why."""
         recorder = self._recorders.pop(name, None)
-        self._handed_out.discard(name)
-        self._giving_way.discard(name)
         folder = self._run.cell(name)
         state = folder.status
         if state in ENDED:
@@ -193,17 +266,13 @@ class CellQueue(tune.Callback):
                 state = UNFINISHED
         if state not in (RETRIED, WAITING):
             self._cells.pop(name, None)
-        drop_latest_values(trial)
-        self._run.write_running_cells(self._recorders)
-        self._report_change(trial, state, trial.last_result, reason)
+        return state, reason
 
     def _recorder(self, name: str) -> CellRecorder:
         return CellRecorder(self._run.cell(name), self._sources[self._cells[name].environment].fingerprints)
 
-    def _report_change(
-        self, trial: Trial, state: str, report: Mapping[str, Any] | None = None, reason: str = ""
-    ) -> None:
-        self._watcher(CellProgress(cell_name(trial), state, report or {}, reason))
+    def _report_change(self, name: str, state: str, report: Mapping[str, Any] | None = None, reason: str = "") -> None:
+        self._watcher(CellProgress(name, state, report or {}, reason))
 
 
 class CellSearch(Searcher):
@@ -267,5 +336,26 @@ def drop_latest_values(trial: Trial) -> None:
 
 
 def cell_name(trial: Trial) -> str:
-    """The cell that a trial of Tune trains."""
+    """The cell that a trial of Tune trains, of a pack the first one."""
     return str(trial.config["cell"])
+
+
+def cell_configs(trial: Trial) -> dict[str, Mapping[str, Any]]:
+    """The configs of all cells that a trial of Tune trains, by name."""
+    return {str(config["cell"]): config for config in (trial.config, *trial.config.get("pack", ()))}
+
+
+def cell_names(trial: Trial) -> list[str]:
+    """All cells that a trial of Tune trains."""
+    return list(cell_configs(trial))
+
+
+def cell_reports(trial: Trial, result: Mapping[str, Any] | None = None) -> dict[str, Mapping[str, Any]]:
+    """The reports of all cells of a trial, by default of its last result.
+
+    What ended the whole trial is said of the first cell alone, and holds for the others.
+    """
+    result = trial.last_result if result is None else result
+    first, *others = cell_names(trial)
+    ended = {key: result[key] for key in (metrics.STATUS, metrics.REASON) if key in result}
+    return {first: result, **{name: result.get(metrics.PACK, {}).get(name, ended) for name in others}}

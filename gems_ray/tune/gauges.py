@@ -8,6 +8,7 @@ from ray.tune.experiment import Trial
 from ray.util.metrics import Gauge
 
 from gems_ray import metrics
+from gems_ray.tune.cell_queue import cell_configs, cell_reports
 from gems_ray.yaml_file import yaml_text
 
 # Ray writes `ray_` before each name; docs/runs.md lists them.
@@ -43,10 +44,12 @@ class CellGauges(tune.Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, result: Mapping[str, Any], **info: Any
     ) -> None:
         """A report of a cell."""
-        config = trial.config
-        settings = ", ".join(f"{name} {yaml_text(value)}" for name, value in config["settings"].items())
-        words = (self._run, config["cell"], config["algorithm"], config["environment"], config["seed"], settings)
-        labels = dict(zip(LABELS, map(str, words), strict=True))
-        for metric, gauge in self._gauges.items():
-            if metric in result:
-                gauge.set(float(result[metric]), labels)
+        configs = cell_configs(trial)
+        for cell, report in cell_reports(trial, result).items():
+            config = configs[cell]
+            settings = ", ".join(f"{name} {yaml_text(value)}" for name, value in config["settings"].items())
+            words = (self._run, cell, config["algorithm"], config["environment"], config["seed"], settings)
+            labels = dict(zip(LABELS, map(str, words), strict=True))
+            for metric, gauge in self._gauges.items():
+                if metric in report:
+                    gauge.set(float(report[metric]), labels)

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,14 @@ from gems_ray.device import memory_fraction
 from gems_ray.errors import ConfigError, GemsRayError
 from gems_ray.execution.cell_training import CellTraining, open_training
 from gems_ray.execution.listener import RunListener
+from gems_ray.execution.pack_training import PackTraining
 from gems_ray.execution.sources import open_source
 from gems_ray.execution.storage import CheckpointStorage
 from gems_ray.experiments.cell_folder import FAILED, RUNNING
 from gems_ray.experiments.check import check_experiment
 from gems_ray.experiments.records import CellCheckpoint, CellDescription
 from gems_ray.experiments.spec import Cell
-from gems_ray.world.bundle import find_world
+from gems_ray.world.bundle import World, find_world
 from gems_ray.yaml_file import yaml_text
 
 SET_BACK = "set back"  # status of a trial that the machine ended, not the cell
@@ -93,7 +95,7 @@ class OfflineRL(tune.Trainable):
             register(algorithm)
         self._dataset, self._slice_s, self._raise_errors = dataset, slice_s, raise_errors
         self._process_name = process_name
-        self._training: CellTraining | None = None
+        self._training: CellTraining | PackTraining | None = None
         self._open()
 
     def step(self) -> dict[str, Any]:
@@ -105,6 +107,7 @@ class OfflineRL(tune.Trainable):
         report: dict[str, Any] = {**(training.report() if training else {}), metrics.LOG: "\n".join(self._log)}
         self._log.clear()
         if failed:
+            report.pop(metrics.PACK, None)  # what ends a pack as a whole is true of each of its cells
             report |= {metrics.STATUS: self._status, metrics.REASON: self._reason}
         elif self._slice_s is not None:
             report[SHOULD_CHECKPOINT] = True
@@ -131,7 +134,7 @@ class OfflineRL(tune.Trainable):
         Raises:
             CheckpointError: it is damaged, or of another algorithm.
         """
-        if self._training is not None:
+        if isinstance(self._training, CellTraining):  # packs belong to our own runs, whose cells name their checkpoints
             self._training.load(Path(checkpoint))
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -168,16 +171,15 @@ class OfflineRL(tune.Trainable):
 
     def _load(self) -> None:
         cell = _as_in_the_script(cell_of(self.config))
-        cell = _placed(cell, self._share_machine(cell.experiment.training.device))
-        checkpoint = self.config.get("checkpoint")
+        gpu = self._share_machine(cell.experiment.training.device)
         dataset, world = self._data(cell)
-        with ExitStack() as stack:
-            folder = None
-            if checkpoint:
-                storage = CheckpointStorage(checkpoint["storage"])
-                where = CellCheckpoint(path=checkpoint["path"], updates=0)
-                folder = stack.enter_context(storage.fetched(where))
-            self._training = open_training(CellDescription.of(cell), dataset, world, folder, self._log.append)
+        others = self.config.get("pack")
+        if not others:
+            self._training = _open_cell(self.config, dataset, world, gpu, self._log.append)
+            return
+        configs = {config["cell"]: config for config in (self.config, *others)}
+        openers = {name: partial(_open_cell, config, dataset, world, gpu) for name, config in configs.items()}
+        self._training = PackTraining(openers, self._log.append, _reason)
 
     def _data(self, cell: Cell) -> tuple[Dataset, Any]:
         """The dataset, and the world that it was collected in, if that is known."""
@@ -224,14 +226,34 @@ class OfflineRL(tune.Trainable):
             raise  # no cell can use the GPU in this process any more: Tune ends it, and the queue finds a new one
         except may_pass as error:
             self._end(SET_BACK, _first_line(error))
-        except (GemsRayError, torch.OutOfMemoryError) as error:
-            self._end(FAILED, str(error))
         except Exception as error:
-            self._log.append(traceback.format_exc())
-            self._end(FAILED, f"{type(error).__name__}: {error} (the traceback is in the cell's log)")
+            self._end(FAILED, _reason(error, self._log.append))
 
     def _end(self, status: str, reason: str) -> None:
         self._status, self._reason = status, reason
+
+
+def _reason(error: Exception, say: Callable[[str], None]) -> str:
+    """Why a cell has failed; an error of the machine or of its GPU is raised."""
+    if isinstance(error, (*MACHINE_ERRORS, torch.AcceleratorError)):
+        raise error
+    if isinstance(error, GemsRayError | torch.OutOfMemoryError):
+        return str(error)
+    say("".join(traceback.format_exception(error)))
+    return f"{type(error).__name__}: {error} (the traceback is in the cell's log)"
+
+
+def _open_cell(
+    config: Mapping[str, Any], dataset: Dataset, world: World | None, gpu: float, say: Callable[[str], None]
+) -> CellTraining:
+    """The training of a cell with a share of a GPU, continued from the checkpoint that its config names."""
+    cell, checkpoint = _placed(_as_in_the_script(cell_of(config)), gpu), config.get("checkpoint")
+    with ExitStack() as stack:
+        folder = None
+        if checkpoint:
+            storage = CheckpointStorage(checkpoint["storage"])
+            folder = stack.enter_context(storage.fetched(CellCheckpoint(path=checkpoint["path"], updates=0)))
+        return open_training(CellDescription.of(cell), dataset, world, folder, say)
 
 
 CONFIG_KEYS = (
@@ -253,7 +275,7 @@ def cell_of(config: Mapping[str, Any]) -> Cell:
     Raises:
         ConfigError: a key is unknown, or a value impossible.
     """
-    given = {key: _plain(value) for key, value in config.items() if key not in ("checkpoint", "cell")}
+    given = {key: _plain(value) for key, value in config.items() if key not in ("checkpoint", "cell", "pack")}
     if unknown := [key for key in given if key not in CONFIG_KEYS]:
         raise ConfigError(f"config: `{unknown[0]}` is not known. Keys: {', '.join(CONFIG_KEYS)}.")
     environment, settings, world = given.get("environment"), given.pop("settings", None), given.pop("world", None)
@@ -285,6 +307,7 @@ def label(config: Mapping[str, Any]) -> str:
         return ""
     settings = [f"{name} {yaml_text(value)}" for name, value in (config.get("settings") or {}).items()]
     words = [config.get("algorithm", "td3_bc"), config["environment"], f"seed {config.get('seed', 0)}", *settings]
+    words += [f"and {len(config['pack'])} more"] if config.get("pack") else []
     return " ".join(map(str, words))
 
 

@@ -76,7 +76,7 @@ class CellRunner:
             OfflineRL,
             dataset=datasets,
             algorithms=ALGORITHMS.foreign(),
-            slice_s=slice_seconds(at_once),
+            slice_s=slice_seconds(at_once * resources.cells_per_pack),
             raise_errors=False,
             process_name=process_name if self._short_cells else "",
         )

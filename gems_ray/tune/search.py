@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections import deque
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,9 +28,9 @@ from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.experiments.space import Params, Space
 from gems_ray.experiments.spec import Cell, Experiment, search_domains
 from gems_ray.experiments.study import StudyPlace, make_sampler
-from gems_ray.metrics import EVALUATED, STEP
+from gems_ray.metrics import EVALUATED, PACK, STEP
 from gems_ray.rng import stream_seed
-from gems_ray.tune.cell_queue import CellQueue, cell_name, write_state_seldom
+from gems_ray.tune.cell_queue import CellQueue, cell_names, cell_reports, write_state_seldom
 from gems_ray.tune.run_end import RunEnd, error_ends_run
 
 RUN, EXPERIMENT = "run", "experiment"  # user attributes of trials and of the study
@@ -109,7 +110,7 @@ class StudySearch(OptunaSearch):
         while not self.end.stopping:
             if self._queue.full:
                 return None
-            if config := self._queue.take():
+            if (self._all_begun or self._queue.fills_pack) and (config := self._queue.take()):
                 return config
             if not self._all_begun:
                 self._all_begun = not self._begin_trial(trial_id)
@@ -183,12 +184,12 @@ class StudySearch(OptunaSearch):
                 del self._open[number]
 
     def _report_curve(self, result: dict[str, Any]) -> None:
-        value = reported_value(result, self._objectives[0])
-        if value is None or len(self._objectives) > 1:
+        if len(self._objectives) > 1:
             return
-        step = int(result[EVALUATED])
         for trial, record in self._open.values():
-            if record.cells == [result["config/cell"]] and step not in self._reported_steps(trial):
+            report = _report_of(record.cells[0], result) if len(record.cells) == 1 else {}
+            value = reported_value(report, self._objectives[0])
+            if value is not None and (step := int(report[EVALUATED])) not in self._reported_steps(trial):
                 trial.report(value, step)
 
     def _reported_steps(self, trial: StudyTrial) -> set[int]:
@@ -272,7 +273,8 @@ def is_complete(experiment: Experiment, run: RunFolder, place: StudyPlace) -> bo
 class PruningAsha(AsyncHyperBandScheduler):
     """ASHA that leaves a note in the folder of every cell that it stops.
 
-    A cell that is tried again has another trial of Tune; it keeps its place among the others.
+    A cell that is tried again has another trial of Tune; it keeps its place among the others. ASHA looks at the
+    identity of a trial only, which is its cell here.
 
     Args:
         experiment: a search with `asha`.
@@ -297,24 +299,35 @@ class PruningAsha(AsyncHyperBandScheduler):
 
     def on_trial_add(self, tune_controller: Any, trial: TuneTrial) -> None:
         """A cell begins, or is tried again."""
-        super().on_trial_add(tune_controller, _by_cell(trial))
+        for name in cell_names(trial):
+            super().on_trial_add(tune_controller, SimpleNamespace(trial_id=name))
         write_state_seldom(tune_controller)
 
     @error_ends_run(TrialScheduler.CONTINUE)
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
         """Tune's decision; STOP means that better trials take the place."""
-        decision = str(super().on_trial_result(tune_controller, _by_cell(trial), result))
-        folder = self._run.cell(cell_name(trial))
-        if decision == TrialScheduler.STOP and folder.status not in ENDED:
-            reason = f"stopped early by ASHA after {result[STEP]} updates"
-            folder.write_result(CellResult(status=PRUNED, updates=int(result[STEP]), reason=reason))
-        return decision
+        reports = cell_reports(trial, result)
+        stopped = True
+        for name, report in reports.items():
+            folder = self._run.cell(name)
+            if len(reports) > 1 and folder.status in ENDED:  # the pack goes on until all of its cells have ended
+                continue
+            decision = str(super().on_trial_result(tune_controller, SimpleNamespace(trial_id=name), report))
+            stopped &= decision == TrialScheduler.STOP
+            if decision == TrialScheduler.STOP and folder.status not in ENDED:
+                reason = f"stopped early by ASHA after {report[STEP]} updates"
+                folder.write_result(CellResult(status=PRUNED, updates=int(report[STEP]), reason=reason))
+        return str(TrialScheduler.STOP if stopped else TrialScheduler.CONTINUE)
 
     def on_trial_complete(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> None:
         """A cell has ended, or was set back."""
-        super().on_trial_complete(tune_controller, _by_cell(trial), result)
+        for name, report in cell_reports(trial, result).items():
+            super().on_trial_complete(tune_controller, SimpleNamespace(trial_id=name), report)
 
 
-def _by_cell(trial: TuneTrial) -> SimpleNamespace:
-    """All that ASHA looks at, the trial's identity, which is its cell here."""
-    return SimpleNamespace(trial_id=cell_name(trial))
+def _report_of(cell: str, result: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The report of a cell, from the flat result of the trial of Tune that trains it; empty for other cells."""
+    if result.get("config/cell") == cell:
+        return result
+    prefix = f"{PACK}/{cell}/"
+    return {key.removeprefix(prefix): value for key, value in result.items() if key.startswith(prefix)}

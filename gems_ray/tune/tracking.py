@@ -28,7 +28,7 @@ from gems_ray.experiments.check import all_settings
 from gems_ray.experiments.records import CellDescription, CellResult, Report
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.experiments.spec import TrackingSpec
-from gems_ray.tune.cell_queue import cell_name
+from gems_ray.tune.cell_queue import cell_names, cell_reports
 from gems_ray.yaml_file import yaml_text
 
 # What the user has set stays. Both packages read these when they are imported or used.
@@ -82,10 +82,11 @@ class Tracking(tune.Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, result: Mapping[str, Any], **info: Any
     ) -> None:
         """A report, which is new only where it tells of another evaluation than the one before."""
-        name, evaluated = cell_name(trial), result.get(metrics.EVALUATED)
-        if evaluated is not None and self._evaluated.get(name) != evaluated:
-            self._evaluated[name] = evaluated
-            self._changed(trial)
+        for name, report in cell_reports(trial, result).items():
+            evaluated = report.get(metrics.EVALUATED)
+            if evaluated is not None and self._evaluated.get(name) != evaluated:
+                self._evaluated[name] = evaluated
+                self._notice(name)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """The cell has ended, or was set back."""
@@ -104,8 +105,12 @@ class Tracking(tune.Callback):
             follower.wait(latest)
 
     def _changed(self, trial: Trial) -> None:
+        for name in cell_names(trial):
+            self._notice(name)
+
+    def _notice(self, name: str) -> None:
         for follower in self._followers:
-            follower.notice(cell_name(trial))
+            follower.notice(name)
 
 
 class Follower:

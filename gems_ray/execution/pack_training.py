@@ -1,0 +1,146 @@
+"""Several cells that one process trains as a pack; each keeps its own reports, checkpoints and end."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gems_ray import metrics
+from gems_ray.execution.cell_training import CellTraining
+from gems_ray.experiments.cell_folder import FAILED
+from gems_ray.learning.pack import Pack
+from gems_ray.learning.trainer import Trainer
+
+Say = Callable[[str], None]
+Opener = Callable[[Say], CellTraining]
+
+
+@dataclass(slots=True)
+class _Member:
+    """A cell of the pack."""
+
+    training: CellTraining | None = None
+    failure: str = ""  # why it ended without a result
+    log: list[str] = field(default_factory=list)
+
+
+class PackTraining:
+    """Trains cells together and tests each at its end; a cell that fails does not stop the others.
+
+    Cells that have come equally far are one pack. Whoever is behind the others after an interruption catches up first.
+
+    Args:
+        openers: by name of the cell, what opens its training, continued from its checkpoint.
+        say: told what a reader of the first cell's log should know.
+        reason_of: why a cell has failed after an error; it raises an error that is not the cell's.
+    """
+
+    def __init__(self, openers: Mapping[str, Opener], say: Say, reason_of: Callable[[Exception, Say], str]) -> None:
+        self._say, self._reason_of = say, reason_of
+        self._members = {name: _Member() for name in openers}
+        for name, member in self._members.items():
+            try:
+                member.training = openers[name](self._log_of(name))
+            except torch.OutOfMemoryError:
+                raise  # the others on the GPU may leave it soon
+            except Exception as error:
+                self._fail(name, error)
+        self._packs: list[Pack] = []
+        groups: dict[tuple[int, int], list[Trainer]] = {}
+        for training in self._open.values():
+            trainer = training.trainer
+            if not trainer.finished:
+                groups.setdefault((trainer.updates, trainer.reported), []).append(trainer)
+        for group in groups.values():
+            self._join(group)
+
+    @property
+    def ended(self) -> bool:
+        """Whether every cell has ended."""
+        return all(training.ended for training in self._open.values())
+
+    def advance(self, stop: Callable[[], bool] = lambda: False) -> bool:
+        """Trains those that are behind up to their next report, as `CellTraining.advance` does with one cell.
+
+        Args:
+            stop: asked before every update; true returns early, between two updates.
+        Returns:
+            whether a report is due; false when stopped before it.
+        """
+        due = {name for name, training in self._open.items() if training.trainer.finished and not training.ended}
+        if self._packs:
+            pack = min(self._packs, key=lambda pack: pack.trainers[0].updates)
+            members = {name for name, training in self._open.items() if training.trainer in pack.trainers}
+            try:
+                due |= members if pack.train(stop) else set()
+            except Exception as error:
+                for name in members:
+                    self._fail(name, error)
+        for name in due:
+            training = self._open[name]
+            try:
+                training.advance()
+            except Exception as error:
+                self._fail(name, error)
+        self._regroup()
+        return bool(due)
+
+    def report(self) -> dict[str, Any]:
+        """The report of the first cell, and those of the others by name as `metrics.PACK`, with their logs."""
+        reports = {name: self._report_of(member) for name, member in self._members.items()}
+        first, *others = reports
+        for name in others:
+            member = self._members[name]
+            reports[name][metrics.LOG] = "\n".join(member.log)
+            member.log.clear()
+        return {**reports[first], metrics.PACK: {name: reports[name] for name in others}}
+
+    def save(self, folder: Path) -> None:
+        """Writes a checkpoint of every cell into a folder of its name."""
+        for name, member in self._members.items():
+            if member.training:
+                (folder / name).mkdir(parents=True, exist_ok=True)
+                member.training.save(folder / name)
+
+    @property
+    def _open(self) -> dict[str, CellTraining]:
+        """The cells that have not failed."""
+        return {n: m.training for n, m in self._members.items() if m.training is not None and not m.failure}
+
+    def _log_of(self, name: str) -> Say:
+        return self._say if name == next(iter(self._members)) else self._members[name].log.append
+
+    def _fail(self, name: str, error: Exception) -> None:
+        self._members[name].failure = self._reason_of(error, self._log_of(name))
+
+    @staticmethod
+    def _report_of(member: _Member) -> dict[str, Any]:
+        report = member.training.report() if member.training else {}
+        return report | ({metrics.STATUS: FAILED, metrics.REASON: member.failure} if member.failure else {})
+
+    def _regroup(self) -> None:
+        """Cells that have ended leave their pack; packs that have come equally far become one."""
+        going_on = [t.trainer for t in self._open.values() if not t.trainer.finished]
+        groups: dict[tuple[int, int], list[Pack]] = {}
+        for pack in self._packs:
+            pack.leave(*(trainer for trainer in pack.trainers if trainer not in going_on))
+            if pack.trainers:
+                groups.setdefault((pack.trainers[0].updates, pack.trainers[0].reported), []).append(pack)
+        self._packs = []
+        for packs in groups.values():
+            if len(packs) == 1:
+                self._packs += packs
+                continue
+            trainers = [trainer for pack in packs for trainer in pack.trainers]
+            for pack in packs:
+                pack.leave(*pack.trainers)
+            self._join(trainers)
+
+    def _join(self, trainers: list[Trainer]) -> None:
+        try:
+            self._packs.append(Pack(trainers))
+        except Exception as error:
+            for name in [name for name, training in self._open.items() if training.trainer in trainers]:
+                self._fail(name, error)
