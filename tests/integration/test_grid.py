@@ -124,6 +124,20 @@ def test_every_algorithm_in_one_grid(command, experiment, tmp_path):
     assert "| diffuse_mix | bc_best | - |" in markdown, "no critic, no Q"
 
 
+@pytest.mark.slow
+def test_grid_in_packs(command, experiment, tmp_path):
+    """Two cells in one process and one in another; each has its own record."""
+    done = command("grid", experiment("packs.yaml", updates=100, **{"gpu: 0.25": "gpu: 0.25, pack: 2"}))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Up to 2 cells are trained as one program" in done.stdout
+    run = tmp_path / "runs" / "packs"
+    frame = cells(run)
+    assert set(frame["status"]) == {"finished"}
+    assert frame["last_return"].nunique() > 1, "seeds differ"
+    checkpoints = [json.loads(path.read_text())["path"] for path in sorted(run.glob("cells/*/checkpoint.json"))]
+    assert len({str(Path(path).parent.parent) for path in checkpoints[:2]}) == 1, "saved together"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_interrupted_grid_saves_and_its_command_continues(command, experiment, tmp_path, undisturbed, number):
     run = tmp_path / "runs" / "cut"
