@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 from gems_ray import metrics
 from gems_ray.checkpoints import read_checkpoint
 from gems_ray.errors import DeviceError, RunFolderError, TrainingError, WorldError
+from gems_ray.evaluation.belonging import check_world
 from gems_ray.evaluation.offline import hold_out
-from gems_ray.evaluation.returns import Evaluator, check_world
+from gems_ray.evaluation.returns import Evaluator
 from gems_ray.execution import in_process
 from gems_ray.execution.cell_training import CellTraining
 from gems_ray.execution.in_process import LocalCell
