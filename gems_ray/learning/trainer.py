@@ -159,9 +159,10 @@ class Trainer:
 
     def use_engine(self, engine: Engine | None) -> None:
         """Lets another engine run the updates from here on; None for one of its own."""
-        losses = self.engine.losses
-        self.engine = engine or self._make_engine()
-        self.engine.losses = losses
+        former, self.engine = self.engine, engine or self._make_engine()
+        self.engine.losses = former.losses
+        if self.finished:
+            self.engine.name = former.name  # reports say how it was trained
 
     def __iter__(self) -> Iterator[Report]:
         """Trains to the end; yields a report at every evaluation."""

@@ -46,6 +46,7 @@ def test_reports_and_states_are_those_of_trainers_alone(dataset, world):
             assert_same_report(single, reports[i])
         assert_same_state(alone[i], packed[i])
         assert packed[i].seconds > 0
+        assert (alone[i].engine.name, packed[i].engine.name) == ("eager", "pack")
     assert len({report[metrics.Q_POLICY] for report in found[-1]}) == 3
 
 
