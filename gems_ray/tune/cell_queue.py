@@ -329,8 +329,8 @@ def write_state_seldom(tune_controller: Any) -> None:
 def drop_latest_values(trial: Trial) -> None:
     """Drops the last five and ten values of every metric, which Tune keeps for its averages while a trial goes on.
 
-    Tune keeps them, and the text that it writes of them, for all trials that have ended too: 120 kB of the driver's
-    memory for each cell (benchmarks/many_cells.py). The averages themselves stay.
+    Tune keeps them, and the text that it writes of them, for all trials that have ended too. By tracemalloc, Python's
+    heap in the driver grew by 181 kB for each cell with them, and by 66 kB without. The averages themselves stay.
     """
     getattr(trial, "metric_n_steps", {}).clear()
 
