@@ -7,8 +7,7 @@ demo: .venv/installed          ## Nine cells at demo size, from nothing to the r
 	$(BIN)/python run_tune.py grid tune_configs/demo.yaml
 
 test: .venv/installed-test     ## The whole test suite
-	$(BIN)/python -m pytest -n 2 tests/unit tests/golden
-	$(BIN)/python -m pytest tests/integration tests/browser
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-faults: .venv/installed-test  ## The slow tests: runs that are killed, files that are torn, PostgreSQL, Prometheus, a browser
 	$(BIN)/python -m pytest -m slow

@@ -10,7 +10,6 @@ from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial
-from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from gems_ray import metrics
@@ -304,26 +303,6 @@ class CellSearch(Searcher):
     def save(self, checkpoint_path: str) -> None:
         """Leaves an empty file for Tune: the run folder is the record."""
         Path(checkpoint_path).touch()
-
-
-class InOrder(FIFOScheduler):
-    """Trials in the order in which they were handed out."""
-
-    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
-        """A cell begins, or is tried again."""
-        super().on_trial_add(tune_controller, trial)
-        write_state_seldom(tune_controller)
-
-
-def write_state_seldom(tune_controller: Any) -> None:
-    """Lets Tune write its state of all trials for a twentieth of its time at most.
-
-    Where old checkpoints are removed, it would write and send all of it after every checkpoint of any trial, so that
-    what a cell costs grows with the number of cells (benchmarks/many_cells.py). No run reads that state.
-    """
-    manager = getattr(tune_controller, "_checkpoint_manager", None)  # a Ray without it is slower, and no worse
-    if manager is not None:
-        manager._sync_every_n_trial_checkpoints = None
 
 
 def drop_latest_values(trial: Trial) -> None:

@@ -13,11 +13,12 @@ from gems_ray.execution.storage import absolute, attempt_name
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.experiments.spec import Cell, Experiment, Resources
 from gems_ray.experiments.study import StudyPlace
-from gems_ray.tune.cell_queue import CellQueue, CellSearch, InOrder, Watcher, cell_name
+from gems_ray.tune.cell_queue import CellQueue, CellSearch, Watcher, cell_name
 from gems_ray.tune.fair_share import FairShare
 from gems_ray.tune.gauges import CellGauges
 from gems_ray.tune.offline_rl import OfflineRL
 from gems_ray.tune.run_end import RunEnd
+from gems_ray.tune.scheduling import InOrder
 from gems_ray.tune.search import PruningAsha, StudySearch
 
 # Ray asks a process for its name once, when it starts: a cell that takes long has one of its own, which tells what is
@@ -86,8 +87,11 @@ class CellRunner:
         """Trains every cell that has not ended, each in its folder; true when interrupted, with all cells saved."""
         queue = self._queue()
         queue.add(cells)
-        # As many may wait for a place as there are cells: a cluster that grows by itself looks at those.
-        config = tune.TuneConfig(search_alg=CellSearch(queue), scheduler=InOrder(), max_concurrent_trials=len(cells))
+        # A cluster that grows by itself looks at the cells that wait for a place. Elsewhere none waits in Ray, which
+        # keeps something of every process that it was asked for.
+        at_once = len(cells) if self._share else self._at_once
+        scheduler = InOrder(self._at_once)
+        config = tune.TuneConfig(search_alg=CellSearch(queue), scheduler=scheduler, max_concurrent_trials=at_once)
         return self._fit(queue, config)
 
     def run_search(self, experiment: Experiment, place: StudyPlace) -> bool:
@@ -100,8 +104,9 @@ class CellRunner:
         searcher = StudySearch(experiment, self.run, place, queue)
         queue.add(searcher.cells_without_result())
         asha = experiment.search and experiment.search.asha
-        scheduler = PruningAsha(experiment, self.run, queue.end) if asha else InOrder()
-        config = tune.TuneConfig(search_alg=searcher, scheduler=scheduler, max_concurrent_trials=self._at_once)
+        at_once = self._at_once
+        scheduler = PruningAsha(experiment, self.run, queue.end, at_once) if asha else InOrder(at_once)
+        config = tune.TuneConfig(search_alg=searcher, scheduler=scheduler, max_concurrent_trials=at_once)
         return self._fit(queue, config)
 
     def _queue(self) -> CellQueue:

@@ -30,8 +30,9 @@ from gems_ray.experiments.spec import Cell, Experiment, search_domains
 from gems_ray.experiments.study import StudyPlace, make_sampler
 from gems_ray.metrics import EVALUATED, PACK, STEP
 from gems_ray.rng import stream_seed
-from gems_ray.tune.cell_queue import CellQueue, cell_names, cell_reports, write_state_seldom
+from gems_ray.tune.cell_queue import CellQueue, cell_names, cell_reports
 from gems_ray.tune.run_end import RunEnd, error_ends_run
+from gems_ray.tune.scheduling import next_trial, write_state_seldom
 
 RUN, EXPERIMENT = "run", "experiment"  # user attributes of trials and of the study
 UNSIGNED_FOR = timedelta(minutes=1)
@@ -280,9 +281,10 @@ class PruningAsha(AsyncHyperBandScheduler):
         experiment: a search with `asha`.
         run: its folder.
         end: of the Tune run.
+        at_once: how many trials the cluster holds.
     """
 
-    def __init__(self, experiment: Experiment, run: RunFolder, end: RunEnd) -> None:
+    def __init__(self, experiment: Experiment, run: RunFolder, end: RunEnd, at_once: int) -> None:
         search = search_of(experiment)
         assert search.asha is not None
         longest = experiment.training.max_timesteps
@@ -295,7 +297,11 @@ class PruningAsha(AsyncHyperBandScheduler):
             reduction_factor=search.asha.reduction_factor,
             stop_last_trials=False,
         )
-        self._run, self.end = run, end
+        self._run, self.end, self._at_once = run, end, at_once
+
+    def choose_trial_to_run(self, tune_controller: Any) -> TuneTrial | None:
+        """The trial that takes the next free process."""
+        return next_trial(tune_controller.get_trials(), self._at_once)
 
     def on_trial_add(self, tune_controller: Any, trial: TuneTrial) -> None:
         """A cell begins, or is tried again."""

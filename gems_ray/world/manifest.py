@@ -11,6 +11,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from gems_ray.config import Config, build, validate
 from gems_ray.errors import ConfigError, WorldError
@@ -90,7 +91,7 @@ def fitting(make: Callable[[], dict[str, nn.Module]], tensors: FlatState) -> dic
     Raises:
         ValueError: a tensor is missing, or has another shape or type.
     """
-    with torch.device("meta"):  # shapes without memory, however large
+    with torch.device("meta"), NoInitialValues():  # shapes without memory, however large
         expected = {
             f"{name}.{key}": value for name, module in make().items() for key, value in module.state_dict().items()
         }
@@ -99,6 +100,22 @@ def fitting(make: Callable[[], dict[str, nn.Module]], tensors: FlatState) -> dic
             raise ValueError(f"no tensor `{name}` in {WEIGHTS}")
         check_tensor(tensors, name, tuple(value.shape))
     return make()
+
+
+class NoInitialValues(TorchFunctionMode):
+    """Modules are made without drawing initial values.
+
+    For tensors without memory torch would import its compiler to draw from a normal distribution. That takes seconds in
+    every process that opens a world.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Passes every function on, but those of `torch.nn.init`."""
+        if getattr(func, "__module__", "") == nn.init.__name__:
+            return None
+        return func(*args, **(kwargs or {}))
 
 
 def check_tensor(tensors: FlatState, name: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -315,7 +315,7 @@ def test_foreign_file_trains_and_says_what_is_missing(command, files):
     assert "No returns" in text
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_interrupted_training_saves_and_its_command_continues(command, files, tmp_path, number):
     flags = ["--env_name", "diffuse_mix", "--dataset", "mine.npz", "--world", files["world"], "--name", "cut"]
     flags += ["--max_timesteps", 1500, "--evaluation_interval", 500, "--batch_size", 64]

@@ -138,7 +138,8 @@ def test_grid_in_packs(command, experiment, tmp_path):
     assert len({str(Path(path).parent.parent) for path in checkpoints[:2]}) == 1, "saved together"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.slow  # test_command_line.py interrupts a training, test_ctrl_c_while_a_run_starts the start of a grid
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_grid_saves_and_its_command_continues(command, experiment, tmp_path, undisturbed, number):
     run = tmp_path / "runs" / "cut"
     process = command("grid", experiment("long.yaml", updates=4000), "--name", "cut", start=True)
@@ -230,6 +231,7 @@ def test_one_bad_cell_does_not_end_the_run(command, experiment, tmp_path):
     assert "Traceback" not in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_existing_cluster(command, experiment, tmp_path, monkeypatch):
     environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}
     ray = Path(sys.executable).parent / "ray"

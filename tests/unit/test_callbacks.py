@@ -168,7 +168,7 @@ def test_an_error_of_early_stopping_is_raised_when_tune_has_ended(run):
     """The folder of a cell that is to be stopped is gone."""
     end = RunEnd()
     search = {"objectives": ["return"], **SEARCH}
-    asha = PruningAsha(check_experiment({"environment": "diffuse_mix", "search": search}), run, end)
+    asha = PruningAsha(check_experiment({"environment": "diffuse_mix", "search": search}), run, end, at_once=1)
     with pytest.raises(RunFolderError, match=r"result\.json"), end.raised():
         for value, cell in zip((4.0, 3.0, 2.0, 1.0), run.cells(), strict=True):
             shutil.rmtree(cell.path)
@@ -182,7 +182,7 @@ def test_an_error_of_early_stopping_is_raised_when_tune_has_ended(run):
 def test_a_cell_that_is_tried_again_keeps_its_place_in_asha(run):
     """Its values would count twice otherwise, and more cells be stopped than half."""
     experiment = check_experiment({"environment": "diffuse_mix", "search": {"objectives": ["return"], **SEARCH}})
-    asha = PruningAsha(experiment, run, RunEnd())
+    asha = PruningAsha(experiment, run, RunEnd(), at_once=1)
     best, worse = run.cells()[:2]
     for cell, value, decision in ((best, 2.0, "CONTINUE"), (best, 4.0, "CONTINUE"), (worse, 3.0, "CONTINUE")):
         trial = trial_of(cell)

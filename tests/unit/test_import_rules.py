@@ -155,6 +155,15 @@ def test_reading_results_imports_neither_ray_nor_torch():
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
+def test_opening_a_world_does_not_import_the_compiler_of_torch():
+    """It takes seconds, in every process that trains."""
+    code = (
+        "import sys; from gems_ray.world.bundle import find_world; find_world('diffuse_mix'); "
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
 @pytest.mark.parametrize(
     "modules",
     [

@@ -144,7 +144,7 @@ def test_cells_of_a_pack_are_recorded_one_by_one(run, queue):
 
 def test_asha_stops_cells_of_a_pack_one_by_one(run, queue):
     search = {"objectives": ["return"], **SEARCH}
-    asha = PruningAsha(check_experiment({"environment": "diffuse_mix", "search": search}), run, RunEnd())
+    asha = PruningAsha(check_experiment({"environment": "diffuse_mix", "search": search}), run, RunEnd(), at_once=1)
     config = queue.take()
     first, second = (run.cell(each["cell"]) for each in (config, *config["pack"]))
     value = "eval/return_mean"

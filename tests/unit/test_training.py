@@ -185,7 +185,7 @@ class TestContinuation:
         assert rows(whole.folder) == rows(again.folder)
         assert float(rows(whole.folder)[1][metrics.gradient_norm("actor")]) > 0
 
-    @pytest.mark.parametrize("stop_after", [37, 63])
+    @pytest.mark.parametrize("stop_after", [37, pytest.param(63, marks=pytest.mark.slow)])
     def test_in_the_middle_of_a_compiled_block(self, run_cell, stop_after):
         if missing := missing_for_compilation(False):
             pytest.skip(f"no {missing}")
