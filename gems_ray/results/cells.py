@@ -3,14 +3,23 @@
 A column is one `Column` below; with a heading it stands in the table of diagnostics too.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from gems_ray.experiments.cell_folder import CellFolder
-from gems_ray.experiments.records import CellDescription, CellResult, FinalEvaluations, Report, ValidationReturns
+from gems_ray.experiments.records import (
+    CellDescription,
+    CellResult,
+    FinalEvaluations,
+    References,
+    Report,
+    ValidationReturns,
+)
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.metrics import CLONING_ERROR, Q_ABOVE_BOUND, Q_BOUND, Q_DATASET, Q_POLICY, Q_RANDOM, STEP, TD_ERROR
 from gems_ray.results.settings import Value, all_settings, differing, searched_settings
@@ -205,3 +214,16 @@ def _read_cell(run: str, folder: CellFolder, searched: Mapping[str, Any]) -> Cel
         report=folder.last_report(result),
         settings=all_settings(description, searched),
     )
+
+
+def scores(returns: Any, references: References | None) -> Any:
+    """Returns on the scale where random slates have 0 and the behaviour agent has 100; NaN where there is no scale.
+
+    Args:
+        returns: a number or (n,), clicks per episode.
+        references: of the environment.
+    """
+    if references is None or references.behavior is None:
+        return np.full_like(returns, math.nan, dtype=float)
+    low, high = references.random.return_mean, references.behavior.return_mean
+    return 100 * (returns - low) / (high - low if high != low else math.nan)

@@ -14,7 +14,7 @@ import pandas as pd
 from gems_ray.experiments.cell_folder import ENDED, PENDING, RUNNING, UNFINISHED, WITH_RESULT
 from gems_ray.experiments.records import References
 from gems_ray.experiments.run_folder import RunFolder
-from gems_ray.results.cells import cells_frame, setting_columns
+from gems_ray.results.cells import cells_frame, scores, setting_columns
 from gems_ray.results.settings import short
 from gems_ray.results.statistics import (
     UNKNOWN,
@@ -193,19 +193,6 @@ def references_of(runs: Sequence[RunFolder], environments: Sequence[str]) -> dic
     for name in environments:
         found[name] = next((known for run in runs if (known := run.references(name))), None)
     return found
-
-
-def scores(returns: Any, references: References | None) -> Any:
-    """Returns on the scale where random slates have 0 and the behaviour agent has 100; NaN where there is no scale.
-
-    Args:
-        returns: a number or (n,), clicks per episode.
-        references: of the environment.
-    """
-    if references is None or references.behavior is None:
-        return np.full_like(returns, math.nan, dtype=float)
-    low, high = references.random.return_mean, references.behavior.return_mean
-    return 100 * (returns - low) / (high - low if high != low else math.nan)
 
 
 def _trial_cells(run: RunFolder) -> set[str]:

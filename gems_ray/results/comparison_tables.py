@@ -8,14 +8,13 @@ import pandas as pd
 
 from gems_ray.experiments.records import References
 from gems_ray.experiments.run_folder import RunFolder
-from gems_ray.results.cells import cells_frame
+from gems_ray.results.cells import cells_frame, scores
 from gems_ray.results.comparison import (
     BEST,
     CHECKPOINTS,
     comparison_frame,
     overall_frame,
     references_of,
-    scores,
     tested_cells,
 )
 from gems_ray.results.facts import facts

@@ -8,8 +8,8 @@ import pandas as pd
 from gems_ray.experiments.readable_run import ReadableRun
 from gems_ray.experiments.records import References
 from gems_ray.metrics import STEP
-from gems_ray.results.cells import cells_frame, run_names
-from gems_ray.results.comparison import references_of, scores, tested_cells
+from gems_ray.results.cells import cells_frame, run_names, scores
+from gems_ray.results.comparison import references_of, tested_cells
 from gems_ray.results.curves import curves_frame
 
 PLACE = ["environment", "group", "run", "cell", "seed"]  # of a curve

@@ -1,6 +1,5 @@
 """The result table of a run: per environment and algorithm, mean and deviation over seeds of the test return."""
 
-import math
 from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,10 +8,10 @@ import pandas as pd
 from rich.table import Table
 
 from gems_ray.experiments.cell_folder import DIVERGED, WITH_RESULT
-from gems_ray.experiments.records import REFERENCE_POLICIES, References
+from gems_ray.experiments.records import REFERENCE_POLICIES
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.files import write_text_atomically
-from gems_ray.results.cells import DIAGNOSTICS, cells_frame, known_engines, rounded
+from gems_ray.results.cells import DIAGNOSTICS, cells_frame, known_engines, rounded, scores
 from gems_ray.results.facts import facts
 from gems_ray.results.text import escape_markdown
 from gems_ray.results.text_table import TextTable, draw, markdown_table
@@ -62,7 +61,7 @@ def result_frame(run: RunFolder, cells: pd.DataFrame | None = None) -> pd.DataFr
             )
         for row in rows[before:]:
             for kind in ("last", "best"):
-                row[f"{kind}_score"] = _score(row[f"{kind}_mean"], references)
+                row[f"{kind}_score"] = float(scores(row[f"{kind}_mean"], references))
     columns = ["environment", "algorithm"]
     columns += [f"{kind}_{value}" for kind in ("last", "best") for value in ("mean", "std", "score")]
     return pd.DataFrame(
@@ -143,13 +142,6 @@ def _mark(row: Sequence[str], checkpoint: str, alike: Container[tuple[str, str, 
     if not alike:
         return ""
     return " ≈" if (row[0], row[1], checkpoint) in alike else "  "
-
-
-def _score(value: float, references: References | None) -> float:
-    if references is None or references.behavior is None:
-        return math.nan
-    low, high = references.random.return_mean, references.behavior.return_mean
-    return 100 * (value - low) / (high - low) if high != low else math.nan
 
 
 def _display(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
