@@ -76,5 +76,6 @@ def _of_one_kind(column: pd.Series) -> pd.Series:
 
 
 def _schema(frame: pd.DataFrame) -> pa.Schema:
-    types = {name: pa.Schema.from_pandas(frame.iloc[:0][[name]], preserve_index=False).types[0] for name in frame}
+    known = {name: frame[[name]].dropna() for name in frame}  # without them pandas forgets that a column holds truth
+    types = {name: pa.Schema.from_pandas(column, preserve_index=False).types[0] for name, column in known.items()}
     return pa.schema([(name, pa.float32() if kind == pa.float64() else kind) for name, kind in types.items()])

@@ -138,6 +138,26 @@ def test_grid_in_packs(command, experiment, tmp_path):
     assert len({str(Path(path).parent.parent) for path in checkpoints[:2]}) == 1, "saved together"
 
 
+@pytest.mark.slow
+def test_cells_go_on_in_packs_alone_and_in_packs_again(command, experiment, tmp_path):
+    alone = command("grid", experiment("alone.yaml", updates=3000))
+    assert alone.returncode == 0, alone.stdout + alone.stderr
+    run = tmp_path / "runs" / "changing"
+    for pack, rows in ((3, 6), (1, 16)):
+        file = experiment("changing.yaml", updates=3000, **{"gpu: 0.25": f"gpu: 0.25, pack: {pack}"})
+        process = command("grid", file, start=True)
+        wait_for(lambda: trained_rows(run) >= rows, process)  # noqa: B023
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == 130, output
+    assert "unfinished" in set(cells(run)["status"])
+    last = command("grid", experiment("changing.yaml", updates=3000, **{"gpu: 0.25": "gpu: 0.25, pack: 3"}))
+    assert last.returncode == 0, last.stdout + last.stderr
+    assert "as one program" in last.stdout
+    found, expected = (cells(folder)[COLUMNS] for folder in (run, tmp_path / "runs" / "alone"))
+    pd.testing.assert_frame_equal(found, expected, rtol=1e-3)
+
+
 @pytest.mark.slow  # test_command_line.py interrupts a training, test_ctrl_c_while_a_run_starts the start of a grid
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_grid_saves_and_its_command_continues(command, experiment, tmp_path, undisturbed, number):

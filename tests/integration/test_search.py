@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -134,6 +135,30 @@ def test_killed_driver_lost_study_and_a_copied_folder(command, search_file, tmp_
         _, table = assert_consistent(folder)
         expected = pd.read_csv(tmp_path / "runs" / "whole" / "trials.csv")
         pd.testing.assert_frame_equal(table.drop(columns="cells"), expected.drop(columns="cells"))
+
+
+@pytest.mark.slow
+def test_search_in_packs_that_goes_on_alone_and_in_packs_again(command, search_file, tmp_path):
+    """Cells of a pack differ in alpha; random proposals depend on their number alone, so the tables are the same."""
+    space = {"td3_bc": {"alpha": {"log_uniform": [0.1, 10]}}}
+    search = {"trials": 6, "sampler": "random", "space": space, "confirm": {"candidates": 0}}
+    training = {"max_timesteps": 1500, "evaluation_interval": 300}
+    alone = command("search", search_file("alone.yaml", search, training=training))
+    assert alone.returncode == 0, alone.stdout + alone.stderr
+    run = tmp_path / "runs" / "packs"
+    for pack, rows in ((3, 9), (1, 18)):
+        file = search_file("packs.yaml", search, training=training, resources={"cpu": 1, "pack": pack})
+        process = command("search", file, start=True)
+        curves = "cells/*/metrics.csv"
+        wait_for(lambda: sum(len(p.read_text().splitlines()) - 1 for p in run.glob(curves)) >= rows, process)  # noqa: B023
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == 130, output
+    done = command("search", search_file("packs.yaml", search, training=training, resources={"cpu": 1, "pack": 3}))
+    assert done.returncode == 0, done.stdout + done.stderr
+    _, table = assert_consistent(run)
+    expected = pd.read_csv(tmp_path / "runs" / "alone" / "trials.csv")
+    pd.testing.assert_frame_equal(table.drop(columns="cells"), expected.drop(columns="cells"), rtol=1e-3)
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from gems_ray.experiments.records import REFERENCE_POLICIES, References
+from gems_ray.experiments.records import References
 from gems_ray.metrics import Q_BOUND, Q_POLICY, RETURN_MEAN, STEP
 from gems_ray.results.curve_means import mean_curves
 from gems_ray.results.plots.style import GREY, MOST_GROUPS, GroupStyle, empty, finish, group_styles, panels
@@ -77,7 +77,5 @@ def _draw_curve(axis: Axes, curve: pd.DataFrame, group: str, style: GroupStyle) 
 
 
 def _draw_references(axis: Axes, references: References | None) -> None:
-    for name in REFERENCE_POLICIES if references else ():
-        assert references is not None
-        value = references.by_policy[name].return_mean
-        axis.axhline(value, color=GREY, linestyle=REFERENCE_DASHES[name], linewidth=1, label=name)
+    for name, played in references.by_policy.items() if references else ():
+        axis.axhline(played.return_mean, color=GREY, linestyle=REFERENCE_DASHES[name], linewidth=1, label=name)
