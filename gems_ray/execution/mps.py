@@ -31,7 +31,8 @@ def mps(say: Callable[[str], None]) -> Iterator[None]:
     if shutil.which(CONTROL) is None:
         raise ResourceError(f"resources.mps: {CONTROL} is not here. It comes with NVIDIA's driver; or leave mps out.")
     before = {name: os.environ.get(name) for name in (PIPES, LOGS)}
-    with tempfile.TemporaryDirectory(prefix="gems-ray-mps-") as folder:
+    # Its daemon may still write a last line while the folder goes.
+    with tempfile.TemporaryDirectory(prefix="gems-ray-mps-", ignore_cleanup_errors=True) as folder:
         os.environ |= {PIPES: folder, LOGS: folder}
         try:
             _control(["-d"], "")
@@ -39,7 +40,10 @@ def mps(say: Callable[[str], None]) -> Iterator[None]:
             try:
                 yield
             finally:
-                _control([], "quit\n")
+                try:
+                    _control([], "quit\n")
+                except ResourceError as error:  # the run itself has ended well
+                    say(str(error))
         finally:
             for name, value in before.items():
                 os.environ.pop(name, None)

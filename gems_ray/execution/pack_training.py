@@ -54,7 +54,7 @@ class PackTraining:
             if not trainer.finished:
                 groups.setdefault((trainer.updates, trainer.reported), []).append(trainer)
         for group in groups.values():
-            self._join(group)
+            self._join(group, opening=True)
 
     @property
     def ended(self) -> bool:
@@ -98,11 +98,10 @@ class PackTraining:
         return {**reports[first], metrics.PACK: {name: reports[name] for name in others}}
 
     def save(self, folder: Path) -> None:
-        """Writes a checkpoint of every cell into a folder of its name."""
-        for name, member in self._members.items():
-            if member.training:
-                (folder / name).mkdir(parents=True, exist_ok=True)
-                member.training.save(folder / name)
+        """Writes a checkpoint of every cell that has not failed into a folder of its name."""
+        for name, training in self._open.items():
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            training.save(folder / name)
 
     @property
     def _open(self) -> dict[str, CellTraining]:
@@ -138,9 +137,11 @@ class PackTraining:
                 pack.leave(*pack.trainers)
             self._join(trainers)
 
-    def _join(self, trainers: list[Trainer]) -> None:
+    def _join(self, trainers: list[Trainer], *, opening: bool = False) -> None:
         try:
             self._packs.append(Pack(trainers))
         except Exception as error:
+            if opening and isinstance(error, torch.OutOfMemoryError):
+                raise  # as above
             for name in [name for name, training in self._open.items() if training.trainer in trainers]:
                 self._fail(name, error)

@@ -347,9 +347,7 @@ class Experiment(Config):
 
     def cells(self) -> list["Cell"]:
         """All cells, environments first, then algorithms, then seeds."""
-        common = self.model_dump(mode="json", exclude=_NOT_IN_THE_HASH)
-        if self.training.matmul_precision == "highest":  # a cell keeps the name that it had before there was a choice
-            del common["training"]["matmul_precision"]
+        common = without_later_defaults(self.model_dump(mode="json", exclude=_NOT_IN_THE_HASH))
         digests = {algorithm: _digest(common, self.settings.get(algorithm, {})) for algorithm in self.algorithm}
         return [
             Cell(environment, algorithm, seed, self, f"{environment}-{algorithm}-seed{seed}-{digests[algorithm]}")
@@ -359,6 +357,17 @@ class Experiment(Config):
     def world(self, environment: str) -> str:
         """Name or folder of the world of an environment."""
         return self.worlds.get(environment, environment)
+
+
+def without_later_defaults(facts: dict[str, Any]) -> dict[str, Any]:
+    """Facts of an experiment as they were before there was a choice, so that names and fingerprints of them stay.
+
+    Args:
+        facts: plain data; changed in place.
+    """
+    if facts["training"].get("matmul_precision") == "highest":
+        del facts["training"]["matmul_precision"]
+    return facts
 
 
 # In the name already, or without influence on the result beyond rounding (resources.cpu sets torch's threads).

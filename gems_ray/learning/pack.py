@@ -35,21 +35,24 @@ class Pack:
             raise ConfigError("pack: expected at least one trainer.")
         check_packable([trainer.algorithm for trainer in trainers])
         for trainer in trainers[1:]:
+            if trainer.matmul_precision != trainers[0].matmul_precision:
+                raise ConfigError("pack: expected trainers with the same matmul_precision.")
             if (trainer.points, trainer.reported) != (trainers[0].points, trainers[0].reported):
                 raise ConfigError(
                     "pack: expected trainers with the same evaluations, at the same one. Give all of them the same "
                     "max_timesteps and evaluation_interval."
                 )
         self.trainers = list(trainers)
+        self._errors: list[Exception] = []  # of trainers that have left, not raised yet
         self._join()
 
     def __iter__(self) -> Iterator[list[Report]]:
         """Trains all to the end; yields the reports of all that are still trained, at every evaluation.
 
         Raises:
-            TrainingError: a trainer cannot go on; it has left, and the others can be iterated again.
+            TrainingError: a trainer could not go on; it has left, and the others can be iterated again.
         """
-        while self.trainers:
+        while self.trainers or self._errors:
             reports = [report for report in self.advance() if report is not None]
             if reports:
                 yield reports
@@ -63,20 +66,21 @@ class Pack:
             the report of every trainer, in their order; None as in `Trainer.advance`. A trainer that has finished
             leaves.
         Raises:
-            TrainingError: one of them cannot go on; it has left, and the others have reported.
+            TrainingError: one of them could not go on; it has left. The reports of the others come first.
         """
+        if self._errors:
+            raise self._errors.pop(0)
         trainers = list(self.trainers)
         if not self.train(stop):
             return [None] * len(trainers)
-        reports, errors = [], []
+        reports: list[Report | None] = []
         for trainer in trainers:
             try:
                 reports.append(trainer.advance())
-            except TrainingError as error:
-                errors.append(error)
+            except Exception as error:
+                self._errors.append(error)
+                reports.append(None)
         self.leave(*(trainer for trainer in trainers if trainer.finished or trainer.updates != trainer.reported))
-        if errors:
-            raise errors[0]
         return reports
 
     def train(self, stop: Callable[[], bool] = lambda: False) -> bool:

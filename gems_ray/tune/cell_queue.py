@@ -5,6 +5,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,9 @@ class CellQueue(tune.Callback):
         self._evaluated: dict[str, int] = {}  # by name, updates at the last evaluation
         # A trial of Tune trains one cell, or a pack of several; in these it goes by the name of the first one.
         self._handed_out: set[str] = set()  # trials that Tune has got, which may wait for a process
-        self._at_work: dict[str, list[str]] = {}  # names of the cells of trials that have a process
+        self._at_work: dict[str, None] = {}  # trials that have a process, the first one first
+        self._left_behind: set[str] = set()  # cells that have ended in a pack that goes on
+        self._kinds: dict[str, str] = {}  # by name, what `_kind` has found
         self._giving_way: set[str] = set()  # trials that are saved, to leave their places to other runs
         self.to_come = 0  # cells that a search will add, at least
         end.unsaved, end.gives_way = self._recorders.keys, self._gives_way
@@ -109,20 +112,27 @@ class CellQueue(tune.Callback):
         if size == 1:
             return [name]
         kind = self._kind(name)
-        others = [n for n, moment in self._waiting.items() if n != name and moment <= now and self._kind(n) == kind]
-        return [name, *others[: size - 1]] if kind else [name]
+        if not kind:
+            return [name]
+        alike = (n for n, moment in self._waiting.items() if n != name and moment <= now and self._kind(n) == kind)
+        updates = self._saved_updates(name)
+        return [name, *islice((n for n in alike if self._saved_updates(n) == updates), size - 1)]
+
+    def _saved_updates(self, name: str) -> int:
+        checkpoint = self._run.cell(name).checkpoint()
+        return checkpoint.updates if checkpoint else 0
 
     def _kind(self, name: str) -> str:
         """What the cells of a pack have in common; empty where a cell can only be trained alone."""
-        cell = self._cells[name]
-        per_cell = ALGORITHMS[cell.algorithm].per_cell
-        if per_cell is None:
-            return ""
-        common = {k: v for k, v in all_settings(cell.algorithm, cell.settings).items() if k not in per_cell}
-        evaluation = cell.experiment.evaluation.model_dump(mode="json")
-        checkpoint = self._run.cell(name).checkpoint()
-        updates = checkpoint.updates if checkpoint else 0
-        return json.dumps([cell.environment, cell.algorithm, common, evaluation, updates], sort_keys=True)
+        if name not in self._kinds:
+            cell = self._cells[name]
+            per_cell = ALGORITHMS[cell.algorithm].per_cell
+            common = all_settings(cell.algorithm, cell.settings)
+            common = {k: v for k, v in common.items() if k not in (per_cell or ())}
+            evaluation = cell.experiment.evaluation.model_dump(mode="json")
+            kind = json.dumps([cell.environment, cell.algorithm, common, evaluation], sort_keys=True)
+            self._kinds[name] = "" if per_cell is None else kind
+        return self._kinds[name]
 
     def _config_of(self, name: str) -> dict[str, Any]:
         checkpoint = self._run.cell(name).checkpoint()
@@ -145,7 +155,12 @@ class CellQueue(tune.Callback):
 
     def _allowed(self, places: Callable[[int], int]) -> int:
         """How many trials may be at work now."""
-        return places(math.ceil((len(self._cells) + self.to_come) / self._resources.cells_per_pack))
+        size = self._resources.cells_per_pack
+        if size == 1:
+            return places(len(self._cells) + self.to_come)
+        kinds = Counter(map(self._kind, self._cells))
+        alone = kinds.pop("", 0)
+        return places(alone + sum(math.ceil(n / size) for n in kinds.values()) + math.ceil(self.to_come / size))
 
     @property
     def busy(self) -> bool:
@@ -155,7 +170,8 @@ class CellQueue(tune.Callback):
     @error_ends_run(None)
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A process has taken the cell up."""
-        self._at_work[cell_name(trial)] = names = cell_names(trial)
+        self._at_work[cell_name(trial)] = None
+        names = cell_names(trial)
         for name in names:
             self._recorders[name] = self._recorder(name)
         self._run.write_running_cells(self._recorders)
@@ -170,7 +186,7 @@ class CellQueue(tune.Callback):
         reports = cell_reports(trial, result)
         for name, report in reports.items():
             recorder = self._recorders[name]
-            if len(reports) > 1 and recorder.folder.status in ENDED:  # its pack goes on without it
+            if name in self._left_behind:
                 continue
             recorder.hear(report)
             evaluated = int(report.get(metrics.EVALUATED, 0))
@@ -180,6 +196,8 @@ class CellQueue(tune.Callback):
             failed = len(reports) > 1 and report.get(metrics.STATUS) == FAILED
             if failed:
                 recorder.end(report)
+            if len(reports) > 1 and recorder.folder.status in ENDED:
+                self._left_behind.add(name)
             self._report_change(name, FAILED if failed else RUNNING, report)
 
     @error_ends_run(None)
@@ -192,7 +210,7 @@ class CellQueue(tune.Callback):
         reports = cell_reports(trial, trial.last_result)
         for name, report in reports.items():
             recorder = self._recorders[name]
-            if metrics.EVALUATED not in report:  # a cell of a pack that could not be opened
+            if len(reports) > 1 and report.get(metrics.STATUS) == FAILED:  # a cell of a pack, which is not saved then
                 continue
             of_cell = f"{path}/{name}" if len(reports) > 1 else path
             before = recorder.checkpointed(of_cell, int(report[metrics.EVALUATED]))
@@ -242,6 +260,7 @@ class CellQueue(tune.Callback):
     def _conclude(self, name: str, reason: str) -> tuple[str, str]:
         """What becomes of a cell after its trial, and why."""
         recorder = self._recorders.pop(name, None)
+        self._left_behind.discard(name)
         folder = self._run.cell(name)
         state = folder.status
         if state in ENDED:

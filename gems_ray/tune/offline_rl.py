@@ -106,9 +106,12 @@ class OfflineRL(tune.Trainable):
         training, failed = self._training, self._status != RUNNING
         report: dict[str, Any] = {**(training.report() if training else {}), metrics.LOG: "\n".join(self._log)}
         self._log.clear()
-        if failed:
-            report.pop(metrics.PACK, None)  # what ends a pack as a whole is true of each of its cells
-            report |= {metrics.STATUS: self._status, metrics.REASON: self._reason}
+        if failed:  # what ends a pack as a whole is true of each of its cells that goes on
+            end = {metrics.STATUS: self._status, metrics.REASON: self._reason}
+            others = report.get(metrics.PACK, {})
+            for name, other in others.items():
+                others[name] = other | end if other.get(metrics.STATUS, RUNNING) == RUNNING else other
+            report |= end
         elif self._slice_s is not None:
             report[SHOULD_CHECKPOINT] = True
         return {**report, DONE: failed or (training is not None and training.ended)}

@@ -26,7 +26,7 @@ from gems_ray.experiments.records import CellResult, TrialRecord
 from gems_ray.experiments.run_folder import EXPERIMENT as RECORD
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.experiments.space import Params, Space
-from gems_ray.experiments.spec import Cell, Experiment, search_domains
+from gems_ray.experiments.spec import Cell, Experiment, search_domains, without_later_defaults
 from gems_ray.experiments.study import StudyPlace, make_sampler
 from gems_ray.metrics import EVALUATED, PACK, STEP
 from gems_ray.rng import stream_seed
@@ -189,9 +189,15 @@ class StudySearch(OptunaSearch):
             return
         for trial, record in self._open.values():
             report = _report_of(record.cells[0], result) if len(record.cells) == 1 else {}
+            if report and self._has_ended_before(record.cells[0], report):  # its pack goes on without it
+                continue
             value = reported_value(report, self._objectives[0])
             if value is not None and (step := int(report[EVALUATED])) not in self._reported_steps(trial):
                 trial.report(value, step)
+
+    def _has_ended_before(self, cell: str, report: Mapping[str, Any]) -> bool:
+        result = self._run.cell(cell).result()
+        return result is not None and result.updates < report.get(EVALUATED, 0)
 
     def _reported_steps(self, trial: StudyTrial) -> set[int]:
         frozen: FrozenTrial = self._place.storage.get_trial(trial._trial_id)
@@ -199,12 +205,7 @@ class StudySearch(OptunaSearch):
 
     def _check_study(self) -> None:
         """One study holds trials of one search, or its values could not be compared."""
-        facts = self._experiment.as_yaml()
-        for name in ("resources", "seed", "tracking"):
-            facts.pop(name, None)
-        for name in ("trials", "sampler", "initial", "confirm"):
-            facts["search"].pop(name)
-        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+        digest = study_fingerprint(self._experiment)
         if self.study.user_attrs.setdefault(EXPERIMENT, digest) != digest:
             raise StudyError(
                 f"study `{self._place.name}` holds the trials of another search: {RECORD} or the file of this one has "
@@ -260,6 +261,16 @@ class StudySearch(OptunaSearch):
         return trial.datetime_start is None or datetime.now() - trial.datetime_start > UNSIGNED_FOR
 
 
+def study_fingerprint(experiment: Experiment) -> str:
+    """What two searches must have in common to share a study, in twelve digits."""
+    facts = without_later_defaults(experiment.as_yaml())
+    for name in ("resources", "seed", "tracking"):
+        facts.pop(name, None)
+    for name in ("trials", "sampler", "initial", "confirm"):
+        facts["search"].pop(name)
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+
+
 def is_complete(experiment: Experiment, run: RunFolder, place: StudyPlace) -> bool:
     """Whether every trial of a search has ended.
 
@@ -312,7 +323,7 @@ class PruningAsha(AsyncHyperBandScheduler):
     @error_ends_run(TrialScheduler.CONTINUE)
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
         """Tune's decision; STOP means that better trials take the place."""
-        reports = cell_reports(trial, result)
+        reports = _flat_reports(trial, result)
         stopped = True
         for name, report in reports.items():
             folder = self._run.cell(name)
@@ -327,8 +338,14 @@ class PruningAsha(AsyncHyperBandScheduler):
 
     def on_trial_complete(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> None:
         """A cell has ended, or was set back."""
-        for name, report in cell_reports(trial, result).items():
+        for name, report in _flat_reports(trial, result).items():
             super().on_trial_complete(tune_controller, SimpleNamespace(trial_id=name), report)
+
+
+def _flat_reports(trial: TuneTrial, result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The reports of all cells of a trial, from the flat result that Tune gives to schedulers."""
+    nested = {name: dict(_report_of(name, result)) for name in cell_names(trial)[1:]}
+    return cell_reports(trial, {**result, PACK: {name: report for name, report in nested.items() if report}})
 
 
 def _report_of(cell: str, result: Mapping[str, Any]) -> Mapping[str, Any]:

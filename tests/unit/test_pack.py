@@ -99,10 +99,12 @@ def test_a_cell_that_fails_does_not_stop_the_others(dataset):
     pack.advance()
     with torch.no_grad():
         packed[1].algorithm.actor.net[0].weight.fill_(torch.nan)
+    reports = []
     with pytest.raises(TrainingError, match="after 30 updates a loss is not finite"):
-        list(pack)
+        reports.extend(iter(pack))
     assert pack.trainers == [packed[0], packed[2]]
     assert packed[0].reported == 30
+    assert [report["updates"] for report in reports[-1]] == [30, 30], "those of the others come first"
     list(pack)
     for i in (0, 2):
         list(alone[i])
@@ -119,6 +121,8 @@ def test_what_differs_too_much_is_refused(dataset, monkeypatch):
         pack(trainer(dataset, "bc"))
     with pytest.raises(ConfigError, match="same `batch_size` in all cells, found 64 and 32. Only alpha, tau"):
         pack(trainer(dataset, "td3_bc", settings={"batch_size": 32}))
+    with pytest.raises(ConfigError, match="the same matmul_precision"):
+        pack(trainer(dataset, "td3_bc", matmul_precision="high"))
     with pytest.raises(ConfigError, match="the same evaluations"):
         pack(trainer(dataset, "td3_bc", evaluation_interval=40))
     other = trainer(dataset, "td3_bc")

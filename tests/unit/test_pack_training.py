@@ -3,15 +3,19 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
+from ray.tune.utils.util import flatten_dict
 
 from gems_ray.errors import TrainingError
 from gems_ray.experiments.cell_folder import FAILED, FINISHED, PRUNED
 from gems_ray.experiments.check import check_experiment
 from gems_ray.experiments.records import Fingerprints
 from gems_ray.experiments.run_folder import RunFolder
+from gems_ray.learning.pack import Pack
 from gems_ray.learning.trainer import Trainer
 from gems_ray.tune import cell_queue
 from gems_ray.tune.cell_queue import CellQueue
+from gems_ray.tune.offline_rl import SET_BACK
 from gems_ray.tune.run_end import RunEnd
 from gems_ray.tune.search import PruningAsha
 from tests.unit.conftest import MACHINE
@@ -71,7 +75,7 @@ def test_every_cell_of_a_pack_reports_as_alone_and_goes_on_alone_and_back(make, 
     assert_alike(reports_of(back[-1])[1], alone[2][-1])
 
 
-def test_a_cell_that_fails_leaves_the_others_alone(make, world_folder, monkeypatch):  # noqa: F811
+def test_a_cell_that_fails_leaves_the_others_alone(make, world_folder, tmp_path, monkeypatch):  # noqa: F811
     advance = Trainer.advance
 
     def failing(self, *arguments):
@@ -82,8 +86,19 @@ def test_a_cell_that_fails_leaves_the_others_alone(make, world_folder, monkeypat
     monkeypatch.setattr(Trainer, "advance", failing)
     one = make(config=pack_of(str(world_folder), 0, 1), raise_errors=False)
     last = run_to_end(one)[-1]
+    one.save_checkpoint(str(tmp_path))
+    assert [folder.name for folder in tmp_path.iterdir()] == ["cell0"]
     assert (last["status"], last["updates"]) == (FINISHED, 120)
     assert (last["pack"]["cell1"]["status"], last["pack"]["cell1"]["reason"]) == (FAILED, "a loss is not finite")
+
+
+def test_a_gpu_that_is_full_while_a_pack_is_formed_sets_the_cells_back(make, world_folder, monkeypatch):
+    def full(self, trainers):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Pack, "__init__", full)
+    last = run_to_end(make(config=pack_of(str(world_folder), 0, 1), raise_errors=False))[-1]
+    assert last["status"] == SET_BACK
 
 
 @pytest.fixture
@@ -132,6 +147,7 @@ def test_cells_of_a_pack_are_recorded_one_by_one(run, queue):
     queue.on_trial_result(0, [], trial, trial.last_result)
     queue.on_checkpoint(0, [], trial, SimpleNamespace(path=f"{run.storage}/a/trial/checkpoint_0"))
     assert first.checkpoint().path == f"a/trial/checkpoint_0/{config['cell']}"
+    assert second.checkpoint() is None, "what has failed is not saved"
     assert (second.status, second.result().reason) == (FAILED, "mine")
 
     queue.on_trial_error(0, [], trial)  # the process is lost: the cell that has not ended is tried again
@@ -148,10 +164,16 @@ def test_asha_stops_cells_of_a_pack_one_by_one(run, queue):
     config = queue.take()
     first, second = (run.cell(each["cell"]) for each in (config, *config["pack"]))
     value = "eval/return_mean"
-    trial = trial_of(config, report(50, **{value: 4.0}), report(50, **{value: 1.0}))
+    rest = {"eval/return_se": 0.5, "eval/best_return_mean": 9.0}
+    trial = trial_of(config, report(50, **{value: 4.0}, **rest), report(50, **{value: 1.0}, **rest))
     asha.on_trial_add(None, trial)
-    assert asha.on_trial_result(None, trial, trial.last_result) == "CONTINUE"
+    queue.on_trial_start(0, [], trial)
+    assert asha.on_trial_result(None, trial, flatten_dict(trial.last_result)) == "CONTINUE"
+    queue.on_trial_result(0, [], trial, trial.last_result)
     assert (first.status == PRUNED, second.status) == (False, PRUNED)
-    trial = trial_of(config, report(100, **{value: 4.0}), report(100, **{value: 9.0}))
-    assert asha.on_trial_result(None, trial, trial.last_result) == "CONTINUE"
+    later = trial_of(config, report(100, **{value: 4.0}, **rest), report(100, **{value: 9.0}, **rest))
+    assert asha.on_trial_result(None, later, flatten_dict(later.last_result)) == "CONTINUE"
+    queue.on_trial_result(0, [], later, later.last_result)
     assert second.result().updates == 50
+    assert queue.end.error is None
+    assert [row[value] for row in second.metrics()] == [1.0], "the evaluation that stopped it, and none after it"

@@ -14,7 +14,7 @@ from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.experiments.study import open_study
 from gems_ray.tune.cell_queue import CellQueue
 from gems_ray.tune.run_end import RunEnd
-from gems_ray.tune.search import StudySearch
+from gems_ray.tune.search import StudySearch, study_fingerprint
 from tests.unit.conftest import MACHINE
 
 SPACE = {"td3_bc": {"alpha": {"choice": [1.0, 2.5]}}}
@@ -81,3 +81,10 @@ def test_an_experiment_that_was_changed_by_hand(run):
         searcher_of(run, make_experiment(seed=7))
     with pytest.raises(StudyError, match="holds the trials of another search"):
         searcher_of(run, make_experiment(training={"max_timesteps": 5}))
+
+
+def test_a_study_from_before_there_was_a_choice_of_precision_goes_on():
+    space = {"td3_bc": {"alpha": {"uniform": [1, 2]}}}
+    search = {"environment": "diffuse_mix", "search": {"trials": 3, "space": space}}
+    assert study_fingerprint(check_experiment(search)) == "7894194843ae"
+    assert study_fingerprint(check_experiment({**search, "training": {"matmul_precision": "high"}})) != "7894194843ae"
