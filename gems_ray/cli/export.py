@@ -7,6 +7,7 @@ import typer
 
 from gems_ray.errors import ConfigError
 from gems_ray.results.format_names import STANDARD, Format
+from gems_ray.results.text import visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,4 +66,4 @@ def print_tables(run: "RunFolder", cells: "pd.DataFrame | None" = None) -> None:
     for table in shown:
         console.print(table)
     for note in notes:
-        console.print(note, markup=False)
+        console.print(visible(note), markup=False)

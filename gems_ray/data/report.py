@@ -125,25 +125,24 @@ def _minari(path: Path) -> DatasetReport | None:
             if file.read(len(HDF5_MAGIC)) != HDF5_MAGIC:
                 return None
         kind = "Minari" if path.name == "main_data.hdf5" else "D4RL or Minari"
-        return DatasetReport(path, f"an HDF5 file of {kind}", None, None, impossible=(_CONVERT,))
+        return DatasetReport(path, f"an HDF5 file of {kind}", None, None, problems=(_CONVERT,))
     try:
         with (folder / MINARI).open(encoding="utf-8") as file:
             facts = json.loads(file.read(1_000_000))
         known = [f"{key}: {facts[key]}" for key in ("dataset_id", "total_episodes", "total_steps") if key in facts]
     except (ValueError, TypeError, OSError, RecursionError):
         raise DatasetError(f"{folder / MINARI}: not readable as the facts of a Minari dataset.") from None
-    return DatasetReport(path, "a dataset of Minari", None, None, figures=tuple(known), impossible=(_CONVERT,))
+    return DatasetReport(path, "a dataset of Minari", None, None, figures=tuple(known), problems=(_IMPORT,))
 
 
-_CONVERT = (
-    "training from this file: it is no npz. Load it with its own library and save the five arrays with numpy.savez."
-)
+_CONVERT = "it is no npz. Load it with its own library and save the five arrays with numpy.savez."
+_IMPORT = "it is no npz. `dataset import --minari NAME --output FILE.npz` makes one of it."
 
 
 def _from_name(path: Path) -> tuple[str | None, str | None]:
     """Environment and quality that the two layouts in circulation write into names."""
     name = path.name
-    if found := re.fullmatch(r"(\w+)_data_d4rl\.npz", name):
+    if found := re.fullmatch(r"([-\w]+)_data_d4rl\.npz", name):
         parent = path.absolute().parent.name
         return (parent if parent in ENVIRONMENTS else None), found[1]
     for environment in ENVIRONMENTS:

@@ -79,13 +79,17 @@ def import_minari(name: str) -> Dataset:
         found = minari.load_dataset(name)
         metadata = found.storage.metadata.get(METADATA)
         parts = [_arrays(episode) for episode in found.iterate_episodes()]
-    except (OSError, KeyError, ValueError, TypeError, AttributeError, AssertionError) as error:
-        raise DatasetError(f"{name}: cannot be read ({error}). Export it again, or download it anew.") from None
+        for part in parts[:-1]:  # the last one may be unfinished, as in an npz
+            part["timeouts"][-1] |= not part["terminals"][-1]
+        keys = [key for key in parts[0] if all(key in part for part in parts)] if parts else []
+        arrays = {key: np.concatenate([part[key] for part in parts]) for key in keys}
+    except (OSError, LookupError, ValueError, TypeError, AttributeError, AssertionError) as error:
+        raise DatasetError(
+            f"{name}: cannot be read ({error}). Expected observations and actions that are arrays, and episodes of one "
+            "step or more. Export it again, or download it anew."
+        ) from None
     if not parts:
         raise DatasetError(f"{name}: holds no episode. Expected at least one.")
-    for part in parts[:-1]:  # the last one may be unfinished, as in an npz
-        part["timeouts"][-1] |= not part["terminals"][-1]
-    arrays = {key: np.concatenate([part[key] for part in parts]) for key in parts[0] if all(key in p for p in parts)}
     if metadata is not None:
         arrays["metadata"] = np.array(metadata)
     return check_dataset(arrays, name)

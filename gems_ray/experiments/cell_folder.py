@@ -182,9 +182,9 @@ def _read_row(row: Mapping[Any, Any]) -> Report | None:
     try:
         int(row[STEP])
         numbers = {key: _read_number(text) for key, text in row.items() if text}
-    except (KeyError, ValueError):
+        return {key: value for key, value in numbers.items() if math.isfinite(value)}
+    except (KeyError, ValueError, OverflowError):  # a whole number of hundreds of digits is no float
         return None
-    return {key: value for key, value in numbers.items() if math.isfinite(value)}
 
 
 def _read_number(text: str) -> int | float:

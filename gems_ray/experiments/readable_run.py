@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gems_ray.errors import RunFolderError
-from gems_ray.experiments.cell_folder import CellFolder
+from gems_ray.experiments.cell_folder import METRICS, CellFolder
 from gems_ray.experiments.records import (
     CandidateRecord,
     CellDescription,
     CellResult,
     DatasetFacts,
     References,
+    Report,
     TrialRecord,
 )
 from gems_ray.experiments.run_folder import CELLS, EXPERIMENT, TRIALS, RunFolder
@@ -65,6 +66,13 @@ class ReadableCell(CellFolder):
     def result(self) -> CellResult | None:
         """How the cell ended; None while it has not, and where the file is damaged."""
         return self.gaps.read(CellFolder(self.path).result, None)
+
+    def metrics(self) -> list[Report]:
+        """The reports that can be read."""
+        reports = CellFolder.metrics(self)
+        if not reports and (lines := self._whole_lines().count("\n")) > 1:
+            self.gaps.lines.setdefault(f"{self.path / METRICS}: none of its {lines - 1} reports can be read.")
+        return reports
 
 
 @dataclass(frozen=True, slots=True)

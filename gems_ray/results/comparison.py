@@ -15,7 +15,7 @@ from gems_ray.experiments.cell_folder import ENDED, PENDING, RUNNING, UNFINISHED
 from gems_ray.experiments.records import References
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.results.cells import cells_frame, scores, setting_columns
-from gems_ray.results.settings import short
+from gems_ray.results.settings import distinct_texts
 from gems_ray.results.statistics import (
     UNKNOWN,
     Interval,
@@ -135,7 +135,7 @@ def overall_frame(cells: pd.DataFrame, references: Mapping[str, References | Non
         for index, compared in zip(whole, against, strict=True):
             key, group, _ = groups[index]
             mean = bootstrap_interval(strata[index], mean_of_strata, _generator())
-            middle = bootstrap_interval(strata[index], pooled_interquartile_mean, _generator())
+            middle = bootstrap_interval(strata[index], pooled_interquartile_mean, _generator(), pooled=True)
             rows.append(
                 {
                     "algorithm": key[0],
@@ -209,9 +209,11 @@ def _group_settings(cells: pd.DataFrame) -> list[str]:
         algorithm: [name for name in differing if len(set(map(repr, group[name]))) > 1]
         for algorithm, group in cells.groupby("algorithm")
     }
+    texts = {name: distinct_texts(cells[name].dropna()) for name in differing}
     return [
         ", ".join(
-            f"{name} {'default' if pd.isna(row[name]) else short(row[name])}" for name in columns[row["algorithm"]]
+            f"{name} {'default' if pd.isna(row[name]) else texts[name][row[name]]}"
+            for name in columns[row["algorithm"]]
         )
         for row in cells.to_dict("records")
     ]

@@ -10,9 +10,12 @@ import pyarrow as pa
 import pyarrow.csv
 
 from gems_ray.experiments.cell_folder import METRICS, CellFolder
+from gems_ray.experiments.records import Report
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.metrics import STEP
 from gems_ray.results.cells import KEYS, cells_frame, run_names, setting_columns
+
+LARGEST_STEP = 2**63 - 1  # a file with more is damaged
 
 
 def curves_frame(runs: Sequence[RunFolder], cells: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -67,13 +70,17 @@ def _read(folder: CellFolder) -> pa.Table:
     """The reports of a cell: whole numbers for the updates, numbers or nulls for everything else."""
     try:
         table = _read_fast(folder)
-    except (pa.ArrowInvalid, pa.ArrowKeyError, OSError):  # torn, damaged, missing: line by line
-        reports = folder.metrics()
+    except (pa.ArrowException, ValueError, OSError):  # torn, damaged, missing: line by line
+        reports = [report for report in folder.metrics() if abs(report[STEP]) <= LARGEST_STEP]
         names = list(dict.fromkeys(name for report in reports for name in report))
         types = {name: pa.int64() if name == STEP else pa.float64() for name in names}
-        columns = {name: [report.get(name) for report in reports] for name in names}
-        table = pa.table({name: pa.array(values, types[name]) for name, values in columns.items()})
+        table = pa.table({name: _column(reports, name, types[name]) for name in names})
     return _in_order(table) if table.num_rows else table
+
+
+def _column(reports: Sequence[Report], name: str, kind: pa.DataType) -> pa.Array:
+    values = (report.get(name) for report in reports)
+    return pa.array([float(v) if v is not None and kind == pa.float64() else v for v in values], kind)
 
 
 def _read_fast(folder: CellFolder) -> pa.Table:

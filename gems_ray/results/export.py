@@ -52,9 +52,9 @@ def export_runs(
     references = references_of(runs, sorted(tested["environment"].unique()))
     described = facts(runs, cells)
     compared = tables_of(tested, references, described)
-    frames = {"cells": rounded(cells), "comparison": comparison_frame(tested, references).round(3)}
+    frames = {"cells": rounded(cells), "comparison": _rounded(comparison_frame(tested, references))}
     if not (overall := overall_frame(tested, references)).empty:
-        frames["overall"] = overall.round(3)
+        frames["overall"] = _rounded(overall)
     shown, texts = compared, {"comparison.md": to_markdown(compared)}
     if len(runs) == 1:
         (run,) = runs
@@ -104,3 +104,8 @@ def _write(
         write_excel(folder / "tables.xlsx", frames)
         paths.append(folder / "tables.xlsx")
     return paths
+
+
+def _rounded(frame: pd.DataFrame) -> pd.DataFrame:
+    """With three decimals, except p-values, which may be smaller than that."""
+    return frame.round({name: 3 for name in frame.select_dtypes("number") if name != "p_value"})

@@ -23,10 +23,11 @@ def write_long_csv(path: Path, frame: pd.DataFrame) -> None:
         path: of the file.
         frame: of texts and numbers.
     """
-    with atomic_path(path) as partial, pa.csv.CSVWriter(partial, _schema(frame)) as writer:
+    schema = _schema(frame)
+    with atomic_path(path) as partial, pa.csv.CSVWriter(partial, schema) as writer:
         for start in range(0, len(frame), CHUNK):
             chunk = frame.iloc[start : start + CHUNK]
-            writer.write_table(pa.Table.from_pandas(chunk, _schema(frame), preserve_index=False, safe=False))
+            writer.write_table(pa.Table.from_pandas(chunk, schema, preserve_index=False, safe=False))
 
 
 def write_parquet(path: Path, frame: pd.DataFrame) -> None:
@@ -76,6 +77,7 @@ def _of_one_kind(column: pd.Series) -> pd.Series:
 
 
 def _schema(frame: pd.DataFrame) -> pa.Schema:
-    known = {name: frame[[name]].dropna() for name in frame}  # without them pandas forgets that a column holds truth
+    # A column of truth values with gaps is one of objects to pandas: its type is seen from its values.
+    known = {name: frame[[name]].dropna() if frame[name].dtype == object else frame.iloc[:0][[name]] for name in frame}
     types = {name: pa.Schema.from_pandas(column, preserve_index=False).types[0] for name, column in known.items()}
     return pa.schema([(name, pa.float32() if kind == pa.float64() else kind) for name, kind in types.items()])

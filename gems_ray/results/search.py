@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 from rich.table import Table
+from rich.text import Text
 
 from gems_ray.errors import RunFolderError
 from gems_ray.experiments.candidates import COMPLETE, Trial, pareto_front, read_trials
@@ -20,6 +21,7 @@ from gems_ray.results.cells import cells_frame
 from gems_ray.results.comparison import ALIKE, BEST, UNTOLD, comparison_frame, tested_cells
 from gems_ray.results.facts import facts
 from gems_ray.results.tables import markdown_facts
+from gems_ray.results.text import visible
 from gems_ray.results.text_table import TextTable, markdown_table
 
 
@@ -63,12 +65,13 @@ def _candidates_frame(run: RunFolder, trials: Sequence[Trial]) -> pd.DataFrame:
     objective = _objectives(run)[0]
     values: dict[int | None, tuple[float, ...]] = {trial.number: trial.values for trial in trials}
     rows = []
+    readable = {cell.path.name for cell in run.cells()}
     common: dict[str, Mapping[str, Any]] = {}  # by algorithm, what all trials share: the settings of its default
     for candidate in run.candidates() or []:
         base = common.setdefault(candidate.algorithm, candidate.settings)
         cells = [
             (cell.description.seed, result)
-            for cell in map(run.cell, candidate.cells)
+            for cell in (run.cell(name) for name in candidate.cells if name in readable)
             if (result := cell.result()) and result.status in WITH_RESULT
         ]
         fresh = _by_seed(cells, lambda result: result_value(result, objective))
@@ -156,13 +159,14 @@ def to_rich(run: RunFolder) -> list[Table]:
         params = {trial.number: trial.params for trial in found}
         for row in done.head(5).to_dict("records"):
             settings = {name.removeprefix(f"{row['algorithm']}."): v for name, v in params[row["trial"]].items()}
-            shown.add_row(str(row["trial"]), _settings(settings), *(_short(row[name]) for name in objectives))
+            cells = [str(row["trial"]), _settings(settings), *(_short(row[name]) for name in objectives)]
+            shown.add_row(*(Text(visible(cell)) for cell in cells))
     drawn = Table(box=None, pad_edge=False, title="Candidates", title_justify="left")
     header, rows = _display(_candidates_frame(run, found))
     for index, name in enumerate(header):
         drawn.add_column(name, justify="left" if index < 2 else "right", overflow="fold", no_wrap=index != 1)
     for cells in rows:
-        drawn.add_row(*cells)
+        drawn.add_row(*(Text(visible(cell)) for cell in cells))
     return [shown, drawn] if rows else [shown]
 
 

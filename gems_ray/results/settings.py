@@ -1,6 +1,7 @@
 """The settings in which cells differ, as columns."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from gems_ray.errors import RunFolderError
@@ -12,6 +13,7 @@ SECTIONS = ("dataset", "training", "evaluation")  # of an experiment file, besid
 # A path, and what has a column of its own and is left out where a search only tries.
 NO_SETTINGS = ("dataset.folder", "evaluation.test_users")
 Value = bool | int | float | str | None
+LARGE = 1e7  # whole numbers from here on are written with an exponent
 
 
 def searched_settings(run: RunFolder) -> dict[str, dict[str, Any]]:
@@ -68,7 +70,18 @@ def differing(settings: Sequence[Mapping[str, Value]], taken: Sequence[str] = ()
 
 def short(value: Value) -> str:
     """A value for a table: three digits of a number with a fraction."""
-    return f"{value:.3g}" if isinstance(value, float) else yaml_text(value)
+    if isinstance(value, float) and not (value.is_integer() and abs(value) < LARGE):
+        return f"{value:.3g}"
+    # Whole numbers beside gaps are floats to pandas.
+    return yaml_text(int(value) if isinstance(value, float) else value)
+
+
+def distinct_texts(values: Iterable[Value]) -> dict[Value, str]:
+    """A text for every value: short, unless two values would look the same."""
+    different = dict.fromkeys(values)
+    texts = {value: short(value) for value in different}
+    counts = Counter(texts.values())
+    return {value: text if counts[text] == 1 else yaml_text(value) for value, text in texts.items()}
 
 
 def _of_one_kind(values: list[Value]) -> list[Value]:

@@ -99,6 +99,8 @@ def bootstrap_interval(
     rng: np.random.Generator,
     level: float = LEVEL,
     replicates: int = REPLICATES,
+    *,
+    pooled: bool = False,
 ) -> Interval:
     """Stratified bootstrap interval, widened for few seeds.
 
@@ -114,6 +116,7 @@ def bootstrap_interval(
         rng: draws the resamples.
         level: how often the interval shall hold the true value.
         replicates: resamples.
+        pooled: whether the statistic puts the numbers of all strata together; else every stratum has the same weight.
     Returns:
         NaN where a stratum has fewer than two numbers, since one seed says nothing of the spread.
     """
@@ -122,20 +125,28 @@ def bootstrap_interval(
         return UNKNOWN
     center = float(statistic(data))
     found = percentile_interval(statistic(resample(data, rng, replicates)), level)
-    factor = _small_sample_factor([len(stratum) for stratum in data], level)
+    factor = _small_sample_factor([len(stratum) for stratum in data], level, pooled)
     return Interval(center - factor * (center - found.low), center + factor * (found.high - center))
 
 
-def _small_sample_factor(counts: Sequence[int], level: float) -> float:
-    """How much wider the interval must be than the percentiles of the resamples.
+def _small_sample_factor(counts: Sequence[int], level: float, pooled: bool) -> float:
+    """How much wider the interval must be than the percentiles of the resamples, if all strata spread alike.
+
+    Few seeds in one stratum are not made up for by many in another one: the degrees of freedom are those of Welch and
+    Satterthwaite.
 
     Args:
         counts: seeds in every stratum, 2 or more each.
         level: of the interval.
+        pooled: as in `bootstrap_interval`.
     """
-    seeds, freedom = sum(counts), sum(counts) - len(counts)
+    seeds = np.asarray(counts, dtype=float)
+    weights = seeds / seeds.sum() if pooled else np.full(len(seeds), 1 / len(seeds))
+    fresh = weights**2 / seeds  # what each stratum adds to the variance of new seeds
+    resampled = fresh * (seeds - 1) / seeds
+    freedom = fresh.sum() ** 2 / (fresh**2 / (seeds - 1)).sum()
     quantile = (1 + level) / 2
-    return float(stdtrit(freedom, quantile) / ndtri(quantile) * np.sqrt(seeds / freedom))
+    return float(stdtrit(freedom, quantile) / ndtri(quantile) * np.sqrt(fresh.sum() / resampled.sum()))
 
 
 def probability_of_improvement(ours: Strata, theirs: Strata) -> float:

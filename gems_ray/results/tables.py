@@ -96,10 +96,13 @@ def to_markdown(table: pd.DataFrame, described: Sequence[str] = ()) -> str:
         table: of `result_frame`.
         described: where the numbers come from, of `facts`.
     """
-    parts = [markdown_table(*_display(table)), " ".join(notes(table)) + "\n"]
+    parts = [markdown_table(*_display(table)), escape_markdown(" ".join(notes(table))) + "\n"]
     header, rows = _display_diagnostics(table)
     if rows:
-        parts += [markdown_table(header, rows), " ".join([*DIAGNOSTICS_NOTES, *_engines(table)]) + "\n"]
+        parts += [
+            markdown_table(header, rows),
+            escape_markdown(" ".join([*DIAGNOSTICS_NOTES, *_engines(table)])) + "\n",
+        ]
     return "\n".join([*parts, *markdown_facts(described)])
 
 

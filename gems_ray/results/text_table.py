@@ -83,7 +83,8 @@ def to_latex(tables: Sequence[TextTable]) -> str:
     for table in tables:
         caption = " ".join([f"{table.title}.", *table.notes])
         if not table.header:
-            parts.append("".join(f"{_latex(line)}\\par\n" for line in (f"{table.title}:", *table.notes)))
+            lines = (f"{table.title}:", *table.notes)
+            parts.append(_latex_signs("".join(f"{_latex(line)}\\par\n" for line in lines)))
             continue
         columns = [str(index) for index in range(len(table.header))]
         frame = pd.DataFrame([[one_line(cell) for cell in row] for row in table.rows], columns=columns, dtype=object)
@@ -131,4 +132,6 @@ def _latex(text: str) -> str:
 
 def _latex_signs(text: str) -> str:
     """Signs of these tables that are no ASCII, for every engine of LaTeX."""
-    return text.replace("±", r"$\pm$").replace("≈", r"$\approx$").replace("≤", r"$\leq$")
+    signs = {"±": r"$\pm$", "≈": r"$\approx$", "≤": r"$\leq$"}
+    signs |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}  # other signs in LaTeX's first fonts
+    return "".join(signs.get(sign, sign) for sign in text)

@@ -218,7 +218,9 @@ class TestReport:
             report = inspect_dataset(place)
             assert report.layout == "a dataset of Minari"
             assert "total_episodes: 7" in report.figures
-        assert inspect_dataset(data / "main_data.hdf5").layout == "an HDF5 file of Minari"
+            assert "dataset import" in report.problems[0]
+        file = inspect_dataset(data / "main_data.hdf5")
+        assert (file.layout, bool(file.problems)) == ("an HDF5 file of Minari", True)
         (data / "metadata.json").write_text("[")
         with pytest.raises(DatasetError, match="not readable as the facts of a Minari dataset"):
             inspect_dataset(data)

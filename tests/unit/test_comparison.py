@@ -157,6 +157,23 @@ def test_settings_of_several_runs_are_groups_of_their_own(run, tmp_path):
     assert set(overall["settings"]) == {"", "alpha default"}  # the other one is of one environment only
 
 
+def test_settings_that_look_alike_when_rounded_are_groups_of_their_own(tmp_path):
+    runs = [
+        make_run(
+            tmp_path / f"run{number}",
+            {"td3_bc": [1.0, 2.0, 3.0]},
+            ("diffuse_mix",),
+            settings={"td3_bc": {"discount": discount, "batch_size": 1024}},
+        )
+        for number, discount in enumerate((0.9991, 0.9994))
+    ]
+    plain = make_run(tmp_path / "plain", {"td3_bc": [1.0, 2.0, 3.0]}, ("diffuse_mix",))
+    compared, _ = compare(*runs, plain)
+    assert set(compared["settings"]) == {
+        "discount 0.9991, batch_size 1024", "discount 0.9994, batch_size 1024", "discount default, batch_size default",
+    }  # fmt: skip
+
+
 def test_a_cell_that_stands_in_two_runs_counts_once(run, tmp_path):
     again = make_run(tmp_path / "deeper" / "first", {"bc": RETURNS["bc"]})
     for cell in again.cells():

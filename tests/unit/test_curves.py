@@ -59,7 +59,20 @@ def test_a_last_line_that_was_cut_off(run, cell):
     assert [report["updates"] for report in cell.metrics()] == [0, 50]
 
 
-@pytest.mark.parametrize("content", [b"", b"\n", b"\x00\xff\xfe\n1,2\n", b"a,b\n1,2\n", b"updates,updates\n1,2\n"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\n",
+        b"\x00\xff\xfe\n1,2\n",
+        b"a,b\n1,2\n",
+        b"updates,updates\n1,2\n",
+        b"updates,\xff\n1,2\n",
+        b"updates,a\n99999999999999999999,1\n",
+        b"updates,a\n1,9007199254740993\n2",
+        b"updates,a\n1," + b"9" * 400 + b"\n",
+    ],
+)
 def test_files_that_hold_something_else(run, cell, content):
     (cell.path / "metrics.csv").write_bytes(content)
     assert len(curves_frame([run])) <= 1

@@ -11,7 +11,7 @@ from gems_ray.cli.main import main
 from gems_ray.experiments.records import CellResult
 from gems_ray.results.export import export_runs
 from gems_ray.results.format_names import Format
-from gems_ray.results.formats import write_excel, write_parquet
+from gems_ray.results.formats import write_excel, write_long_csv, write_parquet
 from gems_ray.results.text_table import TextTable, to_html, to_latex, to_markdown
 from tests.unit.test_comparison import make_run
 
@@ -97,6 +97,17 @@ def test_excel_holds_no_formula_and_no_control_character(tmp_path):
 def test_a_column_of_texts_and_numbers_fits_into_parquet(tmp_path):
     write_parquet(tmp_path / "x.parquet", pd.DataFrame({"a": [0.5, "auto", None], "b": [1, None, True]}))
     assert pd.read_parquet(tmp_path / "x.parquet")["a"].tolist()[:2] == ["0.5", "auto"]
+
+
+def test_truth_values_with_gaps(tmp_path):
+    column = pd.Series([True, None, False], dtype=object)
+    write_long_csv(tmp_path / "x.csv", pd.DataFrame({"a": [1.0, 2.0, 3.0], "normalize": column}))
+    assert pd.read_csv(tmp_path / "x.csv")["normalize"].tolist()[::2] == [True, False]
+
+
+def test_signs_that_are_others_in_the_first_fonts_of_latex():
+    made = to_latex([TextTable("a", ("p",), [["<0.001"], ["a|b"]], 0, ("1 > 0",))])
+    assert r"\textless{}0.001" in made and r"a\textbar{}b" in made and r"1 \textgreater{} 0" in made
 
 
 def test_all_formats_say_the_same(tmp_path):

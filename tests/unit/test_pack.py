@@ -122,7 +122,9 @@ def test_what_differs_too_much_is_refused(dataset, monkeypatch):
     with pytest.raises(ConfigError, match="same `batch_size` in all cells, found 64 and 32. Only alpha, tau"):
         pack(trainer(dataset, "td3_bc", settings={"batch_size": 32}))
     with pytest.raises(ConfigError, match="the same matmul_precision"):
-        pack(trainer(dataset, "td3_bc", matmul_precision="high"))
+        precise = trainer(dataset, "td3_bc")
+        precise.matmul_precision = "high"
+        pack(precise)
     with pytest.raises(ConfigError, match="the same evaluations"):
         pack(trainer(dataset, "td3_bc", evaluation_interval=40))
     other = trainer(dataset, "td3_bc")

@@ -92,7 +92,7 @@ def test_a_cell_that_fails_leaves_the_others_alone(make, world_folder, tmp_path,
     assert (last["pack"]["cell1"]["status"], last["pack"]["cell1"]["reason"]) == (FAILED, "a loss is not finite")
 
 
-def test_a_gpu_that_is_full_while_a_pack_is_formed_sets_the_cells_back(make, world_folder, monkeypatch):
+def test_a_gpu_that_is_full_while_a_pack_is_formed_sets_the_cells_back(make, world_folder, monkeypatch):  # noqa: F811
     def full(self, trainers):
         raise torch.OutOfMemoryError("CUDA out of memory")
 

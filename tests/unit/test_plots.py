@@ -76,6 +76,12 @@ def test_learning_curves_show_the_mean_over_seeds_and_the_references(grid):
     }
 
 
+def test_a_world_without_a_behaviour_agent(grid):
+    grid.write_references("diffuse_mix", References(random=evaluation(30.0), oracle=evaluation(90.0)))
+    figure = draw(results(grid.path), PlotName.LEARNING_CURVES)
+    assert set(line(figure, "oracle").get_ydata()) == {90.0}
+
+
 def test_the_interval_is_that_of_students_t(grid):
     curves = mean_curves(results(grid.path).group_curves(metrics.RETURN_MEAN), metrics.RETURN_MEAN)
     row = curves[(curves["group"] == "bc") & (curves["updates"] == 1000)].iloc[0]

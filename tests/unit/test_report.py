@@ -3,6 +3,7 @@
 import http.client
 import json
 import re
+import shutil
 import threading
 
 import numpy as np
@@ -16,6 +17,7 @@ from gems_ray.experiments.check import load_experiment
 from gems_ray.experiments.readable_run import ReadableRun
 from gems_ray.experiments.records import CellResult
 from gems_ray.experiments.reproduction import cell_experiment
+from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.results.report.content import content, embedded, log_end, lowest_and_highest
 from gems_ray.results.report.server import ReportServer
 from gems_ray.results.report.words import summary, warnings
@@ -114,14 +116,14 @@ def test_the_summary_says_what_is_uncertain(run, tmp_path):
 
 def test_damaged_files_are_named_and_the_rest_is_shown(run, tmp_path):
     (cell(run, "bc", 0).path / "result.json").write_text("{")
-    (cell(run, "bc", 1).path / "metrics.csv").write_bytes(b"\xff\xfe\x00")
+    (cell(run, "bc", 1).path / "metrics.csv").write_bytes(b"updates,\xff\xfe\x00\nx,1\n")
     (cell(run, "iql", 1).path / "cell.yaml").write_text("[")
     (run.path / "machine.json").write_text("null")
     (run.path / "datasets.json").write_text("{")
     data = content(results(run))
     assert len(data["cells"]["rows"]) == 5
     gaps = " ".join(each["text"] for each in data["warnings"] if each["kind"] == "gap")
-    for name in ("result.json", "cell.yaml", "machine.json", "datasets.json"):
+    for name in ("result.json", "metrics.csv: none of its", "cell.yaml", "machine.json", "datasets.json"):
         assert name in gaps, name
 
 
@@ -131,6 +133,16 @@ def test_runs_of_an_older_version_and_searches_are_shown_together(request, tmp_p
     assert "run" in data["cells"]["header"]
     assert "Candidates" in [table["title"] for table in data["tables"]]
     assert {run["name"] for run in data["runs"]} == {"grid", "search"}
+
+
+def test_a_candidate_whose_description_is_damaged_is_left_out(request, tmp_path):
+    folder = shutil.copytree(request.path.parent / "runs_before_records" / "search", tmp_path / "search")
+    first = RunFolder.open(folder).candidates()[0].cells[0]
+    (folder / "cells" / first / "cell.yaml").write_text("[")
+    data = content(results(RunFolder.open(folder)))
+    (table,) = (table for table in data["tables"] if table["title"] == "Candidates")
+    assert table["rows"]
+    assert any(first in each["text"] for each in data["warnings"] if each["kind"] == "gap")
 
 
 def test_an_empty_run_says_so(tmp_path):

@@ -5,11 +5,13 @@ import math
 
 import numpy as np
 import pytest
+import scipy.special
 import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gems_ray.results.statistics import (
+    _small_sample_factor,
     bootstrap_interval,
     expected_best,
     expected_best_interval,
@@ -193,7 +195,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(draw, environments, s
     trials, covered, published = 2_000, 0, 0
     for _ in range(trials):
         strata = [DRAWS[draw](rng, seeds, stratum) for stratum in range(environments)]
-        low, high = bootstrap_interval(strata, pooled_interquartile_mean, rng, replicates=500)
+        low, high = bootstrap_interval(strata, pooled_interquartile_mean, rng, replicates=500, pooled=True)
         covered += low <= 0 <= high
         low, high = percentile_interval(pooled_interquartile_mean(resample(strata, rng, 500)))
         published += low <= 0 <= high
@@ -202,6 +204,26 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(draw, environments, s
     error = 3 * math.sqrt(0.95 * 0.05 / trials)
     assert share > 0.95 - error - (0.01 if draw == "spreads that differ" else 0)
     assert share < 0.98 + error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [(3, 3), (5, 10), (2, 20), (3, 30)])
+def test_the_interval_of_a_difference_covers_the_truth_with_unequal_numbers_of_seeds(seeds, rng):
+    trials, covered = 2_000, 0
+    for _ in range(trials):
+        strata = [rng.normal(size=size) for size in seeds]
+        low, high = bootstrap_interval(strata, lambda data: data[1].mean(-1) - data[0].mean(-1), rng, replicates=500)
+        covered += low <= 0 <= high
+    print(f"{seeds}: {covered / trials:.1%} covered")  # noqa: T201
+    assert covered / trials > 0.95 - 3 * math.sqrt(0.95 * 0.05 / trials)
+
+
+def test_few_seeds_of_one_stratum_are_not_made_up_for_by_many_of_another(rng):
+    """By hand: with (2, 20) seeds the freedom is 0.55^2 / (0.5^2 + 0.05^2 / 19) = 1.21."""
+    assert _small_sample_factor([2, 20], 0.95, pooled=False) > scipy.special.stdtrit(1.22, 0.975) / 1.96
+    for pooled in (False, True):
+        equal = _small_sample_factor([3, 3], 0.95, pooled)
+        assert equal == pytest.approx(scipy.special.stdtrit(4, 0.975) / 1.959964 * math.sqrt(3 / 2))
 
 
 @pytest.mark.slow

@@ -45,8 +45,8 @@ def score_against_trials(results: Results) -> Figure:
         axis.set_xlabel("tried settings")
         axis.set_ylabel(f"expected best {objective}")
     note = (
-        "mean of the best of n settings over all choices of n among the tried ones, on the validation users; band: 95% "
-        "of resamples, to be trusted up to half of the settings (dotted)."
+        "mean of the best of n settings over all choices of n among the tried ones, as the search measured them; "
+        "band: 95% of resamples, to be trusted up to half of the settings (dotted)."
     )
     return finish(figure, note, axes)
 
@@ -121,7 +121,7 @@ def _of_optuna(draw: Callable[["Study", list[str], dict[str, Any]], Any], fewest
             warnings.simplefilter("ignore")
             drawn = draw(study, names, options)
         if drawn is None:
-            return empty("There is a single objective, so that there is no Pareto front.")
+            return empty(f"A Pareto front needs two or three objectives; there are {len(names)}.")
         figure: Figure = np.ravel(drawn)[0].figure
         title = f"{one_line(algorithm)}, {one_line(run.path.resolve().name)}: {len(study.trials)} complete trials"
         figure.suptitle(title, fontsize=9)
@@ -167,7 +167,7 @@ def _parallel(study: "Study", names: list[str], options: dict[str, Any]) -> Any:
 def _pareto(study: "Study", names: list[str], options: dict[str, Any]) -> Any:
     from optuna.visualization.matplotlib import plot_pareto_front
 
-    return plot_pareto_front(study, target_names=names[:3]) if len(names) in (2, 3) else None
+    return plot_pareto_front(study, target_names=names) if len(names) in (2, 3) else None
 
 
 history = _of_optuna(_history)

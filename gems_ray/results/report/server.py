@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,9 @@ class _Handler(BaseHTTPRequestHandler):
             except (RunFolderError, OSError) as error:
                 self._answer(503, "text/plain", str(error))
                 return
+            except Exception as error:  # a mistake of ours; the page tries again
+                self._answer(500, "text/plain", f"{type(error).__name__}: {error}")
+                return
             if self.path == "/":
                 self._answer(200, "text/html", write_page(found, live=True))
             else:
@@ -86,6 +90,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, status: int, kind: str, text: str) -> None:
         body = text.encode()
+        with suppress(ConnectionError):  # the browser has left meanwhile
+            self._send(status, kind, body)
+
+    def _send(self, status: int, kind: str, body: bytes) -> None:
         self.send_response(status)
         self.send_header("Content-Type", f"{kind}; charset=utf-8")
         self.send_header("Content-Length", str(len(body)))

@@ -1,13 +1,13 @@
 "use strict";
 
-const NUMBER = /^-?[\d,]*\.?\d+/;
+const NUMBER = /^[<+]?(-?[\d,]*\.?\d+(?:e[-+]?\d+)?)/i;
 
 /** What a text is sorted by: its first number if it begins with one, else the text itself. */
 function sortKey(value) {
   if (value === null || value === undefined || value === "" || value === "-") return null;
   if (typeof value === "number") return value;
   const found = NUMBER.exec(value);
-  return found ? Number(found[0].replaceAll(",", "")) : value.toLowerCase();
+  return found ? Number(found[1].replaceAll(",", "")) : value.toLowerCase();
 }
 
 function compare(one, other) {
