@@ -178,7 +178,8 @@ class PackedAdam:
         self._gradients = gradients
         with torch.no_grad():
             if self._clipped:
-                norms = torch.stack([gradient.flatten(1).norm(dim=1) for gradient in gradients]).norm(dim=0)
+                rows = [gradient.reshape(len(gradient), -1) for gradient in gradients]
+                norms = torch.stack([row.norm(dim=1) for row in rows]).norm(dim=0)
                 shrink = (self._norms.to(norms) / (norms + CLIP_EPS)).clamp(max=1.0)
                 gradients = [gradient * _beside(shrink, gradient) for gradient in gradients]
             for move in self._moves:

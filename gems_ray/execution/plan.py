@@ -1,5 +1,6 @@
 """What a run would do and cost, checked and estimated, without running it."""
 
+import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -140,8 +141,10 @@ def plan_experiment(
     total = round(sum(planned.count for planned in cells))
     ended = sum(cell.status in ENDED for cell in RunFolder(path).cells())
     left = max(0, total - ended) / total  # share of the work
-    seconds = sum(left * planned.count * planned.cost.seconds for planned in cells) / at_once
-    longest = max((planned.cost.seconds for planned in cells if left), default=0.0)
+    size = min(resources.cells_per_pack, total)
+    places = min(at_once, math.ceil(total / size))  # a pack is not spread over several
+    seconds = sum(left * planned.count * planned.cost.seconds for planned in cells) / places
+    longest = size * max((planned.cost.seconds for planned in cells if left), default=0.0)
     data_bytes = sum(dataset.memory_bytes for dataset in datasets)
     return Plan(
         experiment,

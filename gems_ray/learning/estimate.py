@@ -70,7 +70,8 @@ def estimate(
         bootstrap_time_limit=config.bootstrap_time_limit,
     )
     learner.prepare(dataset.rewards, dataset.terminals, sampler.reward_factor)
-    engine = make_engine(learner, sampler, _without_compiler(training.compile, learner.device), training.max_timesteps)
+    mode = _without_compiler(training.compile, learner.device)
+    engine = make_engine(learner, sampler, mode, updates=0)  # so few that `auto` does not compile
     speeds = []
     with matmul_precision(learner.device, training.matmul_precision):
         engine.run(learner.period + 1, lambda: False)  # the first ones set up more than they compute
@@ -100,8 +101,15 @@ def estimate(
 
 
 def _without_compiler(mode: str, device: torch.device) -> str:
-    """The nearest mode that need not compile for a minute before it can be measured: graphs on a GPU, else eager."""
-    return "off" if mode == "off" or device.type != "cuda" else "graph"
+    """The nearest mode that need not compile for a minute before it can be measured, and fails only where the run does.
+
+    Args:
+        mode: of the run.
+        device: on which it trains.
+    """
+    if device.type != "cuda" or mode == "off":
+        return "off"
+    return "graph" if mode == "graph" else "auto"
 
 
 def _is_past(moment: float) -> bool:

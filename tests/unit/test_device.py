@@ -172,11 +172,13 @@ class TestClock:
         monkeypatch.setattr(estimates, "MEASURED_SECONDS", 0.01)
         spec = experiment(training={"max_timesteps": 77})
         found = estimate("bc", SMALL, spec.training, spec.evaluation, None)
-        assert asked == [("off", 77)]
+        assert asked == [("off", 0)]
         assert found.engine == "eager"
         assert len(waited) == 2 * estimates.MEASUREMENTS
-        modes = {mode: estimates._without_compiler(mode, torch.device("cuda:0")) for mode in ("auto", "on", "off")}
-        assert modes == {"auto": "graph", "on": "graph", "off": "off"}
+        modes = {
+            mode: estimates._without_compiler(mode, torch.device("cuda:0")) for mode in ("auto", "on", "graph", "off")
+        }
+        assert modes == {"auto": "auto", "on": "auto", "graph": "graph", "off": "off"}
 
 
 class TestPrecision:
