@@ -2,6 +2,7 @@
 
 import pytest
 
+from gems_ray.algorithms import ALGORITHMS
 from gems_ray.experiments.check import check_experiment
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.machine import machine_report
@@ -17,6 +18,12 @@ def make_run(path, **more):
     run = RunFolder.create(path, experiment, MACHINE)
     run.add_cells(experiment.cells())
     return run
+
+
+@pytest.fixture(autouse=True)
+def known_algorithms(monkeypatch):
+    """What a test registers is not known to the next one in the same process."""
+    monkeypatch.setattr(ALGORITHMS, "_entries", dict(ALGORITHMS._entries))
 
 
 @pytest.fixture
