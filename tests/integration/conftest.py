@@ -10,6 +10,7 @@ import time
 import boto3
 import psutil
 import pytest
+import yaml
 
 
 def wait_for(condition, process, seconds=120):
@@ -19,6 +20,14 @@ def wait_for(condition, process, seconds=120):
         assert process.poll() is None, process.stdout.read()
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def change_pack(run, size):
+    """Says in a run folder how many cells are trained as one program from now on."""
+    file = run / "experiment.yaml"
+    experiment = yaml.safe_load(file.read_text())
+    experiment["resources"]["pack"] = size
+    file.write_text(yaml.safe_dump(experiment))
 
 
 def end_family(process):

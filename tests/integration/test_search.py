@@ -21,7 +21,7 @@ from gems_ray.experiments.candidates import with_objectives
 from gems_ray.experiments.check import load_experiment
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.machine import machine_report
-from tests.integration.conftest import end_family, wait_for
+from tests.integration.conftest import change_pack, end_family, wait_for
 
 BASE = {
     "environment": "diffuse_mix",
@@ -146,15 +146,17 @@ def test_search_in_packs_that_goes_on_alone_and_in_packs_again(command, search_f
     alone = command("search", search_file("alone.yaml", search, training=training))
     assert alone.returncode == 0, alone.stdout + alone.stderr
     run = tmp_path / "runs" / "packs"
-    for pack, rows in ((3, 9), (1, 18)):
-        file = search_file("packs.yaml", search, training=training, resources={"cpu": 1, "pack": pack})
-        process = command("search", file, start=True)
+    first = "search", search_file("packs.yaml", search, training=training, resources={"cpu": 1, "pack": 3})
+    for line, rows in ((first, 9), (("resume", run), 18)):
+        process = command(*line, start=True)
         curves = "cells/*/metrics.csv"
         wait_for(lambda: sum(len(p.read_text().splitlines()) - 1 for p in run.glob(curves)) >= rows, process)  # noqa: B023
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=60)
         assert process.returncode == 130, output
-    done = command("search", search_file("packs.yaml", search, training=training, resources={"cpu": 1, "pack": 3}))
+        assert ("as one program" in output) == (line == first)
+        change_pack(run, 1 if line == first else 3)
+    done = command("resume", run)
     assert done.returncode == 0, done.stdout + done.stderr
     _, table = assert_consistent(run)
     expected = pd.read_csv(tmp_path / "runs" / "alone" / "trials.csv")
