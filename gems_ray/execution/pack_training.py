@@ -142,6 +142,6 @@ class PackTraining:
             self._packs.append(Pack(trainers))
         except Exception as error:
             if opening and isinstance(error, torch.OutOfMemoryError):
-                raise  # as above
+                raise  # others on the GPU may leave it soon
             for name in [name for name, training in self._open.items() if training.trainer in trainers]:
                 self._fail(name, error)

@@ -210,7 +210,9 @@ class CellQueue(tune.Callback):
         reports = cell_reports(trial, trial.last_result)
         for name, report in reports.items():
             recorder = self._recorders[name]
-            if len(reports) > 1 and report.get(metrics.STATUS) == FAILED:  # a cell of a pack, which is not saved then
+            if metrics.EVALUATED not in report:  # it could not be opened
+                continue
+            if len(reports) > 1 and report.get(metrics.STATUS) == FAILED:  # its pack goes on, and does not save it
                 continue
             of_cell = f"{path}/{name}" if len(reports) > 1 else path
             before = recorder.checkpointed(of_cell, int(report[metrics.EVALUATED]))

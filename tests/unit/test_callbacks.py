@@ -196,3 +196,15 @@ def test_an_error_of_tune_itself_is_its_own():
     with pytest.raises(RuntimeError, match="mine"), RunEnd().raised():
         raise RuntimeError("mine")
     pickle.dumps(RunEnd(lambda: True))
+
+
+def test_a_checkpoint_of_a_cell_that_could_not_be_opened_is_passed_over(run):
+    queue = queue_of(run, lambda change: None)
+    (cell, *_) = run.cells()
+    queue.add(run.experiment().cells())
+    config = queue.take()
+    trial = SimpleNamespace(config=config, last_result={"status": "set back", "reason": "the disk is full"})
+    queue.on_trial_start(0, [], trial)
+    queue.on_checkpoint(0, [], trial, SimpleNamespace(path=f"{run.storage}/a/trial/checkpoint_0"))
+    assert queue.end.error is None
+    assert cell.checkpoint() is None

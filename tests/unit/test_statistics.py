@@ -218,7 +218,7 @@ def test_the_interval_of_a_difference_covers_the_truth_with_unequal_numbers_of_s
     assert covered / trials > 0.95 - 3 * math.sqrt(0.95 * 0.05 / trials)
 
 
-def test_few_seeds_of_one_stratum_are_not_made_up_for_by_many_of_another(rng):
+def test_few_seeds_of_one_stratum_are_not_made_up_for_by_many_of_another():
     """By hand: with (2, 20) seeds the freedom is 0.55^2 / (0.5^2 + 0.05^2 / 19) = 1.21."""
     assert _small_sample_factor([2, 20], 0.95, pooled=False) > scipy.special.stdtrit(1.22, 0.975) / 1.96
     for pooled in (False, True):
