@@ -3,7 +3,8 @@
 import math
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,9 @@ UNREADABLE = (
 )
 
 KINDS = ("last", "best")  # checkpoints that are tested
+
+# Plays a policy elsewhere, from what `Policy.describe` and `Policy.tensors` returned, with users of a purpose.
+Evaluate = Callable[[Mapping[str, Any], FlatState, str], Future[Evaluation]]
 
 
 class CellTraining:
@@ -87,6 +91,7 @@ class CellTraining:
         self._test = Evaluator(world, "test", evaluation.test_users) if world and evaluation.test_users else None
         self._best: FlatState = {}  # the best policy so far
         self._ended = False
+        self._asked: list[Future[Evaluation]] = []  # for evaluations that others make
         self._final: dict[str, Any] = {}  # what the tests after the last report say; NaN until then
         if self._offline:
             self._final |= {metrics.offline(name): math.nan for name in OfflineEvaluation.model_fields}
@@ -108,14 +113,49 @@ class CellTraining:
         """
         trainer = self.trainer
         if not trainer.finished:  # else the process ended between the last checkpoint and the tests
+            former = trainer.open_report
             if trainer.advance(stop) is None and not trainer.broken_off:
                 return False
             if trainer.improved:
-                self._best = trainer.live_policy.tensors()
+                self._best = former.policy if former else trainer.live_policy.tensors()
         if trainer.finished:
             self._run_tests()
-            self._ended = True
         return True
+
+    def begin_evaluation(self, evaluate: Evaluate) -> None:
+        """Measures what is due and has the policy played elsewhere; after the last report, those that are tested.
+
+        Raises:
+            TrainingError: a loss is not finite.
+        """
+        trainer = self.trainer
+        describe = trainer.live_policy.describe
+        report = None if trainer.finished else trainer.open_report or trainer.begin_report()
+        if report:
+            self._asked = [evaluate(describe(), report.policy, "validation")]
+        elif self._test:
+            last = trainer.live_policy.tensors()
+            policies = [last] if trainer.improved else [last, self._best]
+            self._asked = [evaluate(describe(), policy, "test") for policy in policies]
+        else:
+            self._take_tests([])
+
+    @property
+    def evaluations(self) -> list[Future[Evaluation]]:
+        """What `begin_evaluation` has asked for and `end_evaluation` needs."""
+        return self._asked
+
+    def end_evaluation(self) -> None:
+        """Takes over what others have found, for which it waits."""
+        evaluations = [asked.result() for asked in self._asked]
+        self._asked = []
+        if self.trainer.open_report:
+            policy = self.trainer.open_report.policy
+            self.trainer.end_report(*evaluations)
+            if self.trainer.improved:
+                self._best = policy
+        else:
+            self._take_tests(evaluations)
 
     def report(self) -> dict[str, Any]:
         """Everything that was measured so far, the last report among it; the same keys from the first report on."""
@@ -160,21 +200,31 @@ class CellTraining:
         self._best = best
 
     def _run_tests(self) -> None:
-        trainer = self.trainer
+        trainer, evaluations = self.trainer, []
         policy = trainer.live_policy
-        if self._offline:
-            found = self._offline(policy)
-            self._final |= {metrics.offline(name): value for name, value in found.model_dump().items()}
         if self._test:
-            last = best = self._test.evaluate(policy)
+            evaluations = [self._test.evaluate(policy)]
             if not trainer.improved:
                 networks = trainer.algorithm.networks
                 after_last_update = flatten_modules(networks)
                 load_modules(networks, self._best)
-                best = self._test.evaluate(policy)
+                evaluations.append(self._test.evaluate(policy))
                 load_modules(networks, after_last_update)
-            for kind, evaluation in zip(KINDS, (last, best), strict=True):
+        self._take_tests(evaluations)
+
+    def _take_tests(self, evaluations: list[Evaluation]) -> None:
+        """Ends the cell.
+
+        Args:
+            evaluations: of the last and of the best policy; one where they are the same, none without test users.
+        """
+        if self._offline:
+            found = self._offline(self.trainer.live_policy)
+            self._final |= {metrics.offline(name): value for name, value in found.model_dump().items()}
+        if evaluations:
+            for kind, evaluation in zip(KINDS, (evaluations[0], evaluations[-1]), strict=True):
                 self._final |= {metrics.test(kind, name): value for name, value in evaluation.model_dump().items()}
+        self._ended = True
 
 
 def open_training(

@@ -37,7 +37,7 @@ class Pack:
         for trainer in trainers[1:]:
             if trainer.matmul_precision != trainers[0].matmul_precision:
                 raise ConfigError("pack: expected trainers with the same matmul_precision.")
-            if (trainer.points, trainer.reported) != (trainers[0].points, trainers[0].reported):
+            if (trainer.points, trainer.begun) != (trainers[0].points, trainers[0].begun):
                 raise ConfigError(
                     "pack: expected trainers with the same evaluations, at the same one. Give all of them the same "
                     "max_timesteps and evaluation_interval."
@@ -71,16 +71,19 @@ class Pack:
         if self._errors:
             raise self._errors.pop(0)
         trainers = list(self.trainers)
-        if not self.train(stop):
-            return [None] * len(trainers)
+        due = [trainer for trainer in trainers if trainer.open_report] or (trainers if self.train(stop) else [])
         reports: list[Report | None] = []
+        leaving: list[Trainer] = []
         for trainer in trainers:
-            try:
-                reports.append(trainer.advance())
-            except Exception as error:
-                self._errors.append(error)
-                reports.append(None)
-        self.leave(*(trainer for trainer in trainers if trainer.finished or trainer.updates != trainer.reported))
+            report = None
+            if trainer in due:
+                try:
+                    report = trainer.advance()
+                except Exception as error:
+                    self._errors.append(error)
+                    leaving.append(trainer)
+            reports.append(report)
+        self.leave(*leaving, *(trainer for trainer in trainers if trainer.finished))
         return reports
 
     def train(self, stop: Callable[[], bool] = lambda: False) -> bool:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -19,6 +20,7 @@ from gems_ray.data.trajectories import last_steps
 from gems_ray.device import indexed, matmul_precision, wait_for
 from gems_ray.errors import DeviceError, TrainingError
 from gems_ray.evaluation.belonging import check_world
+from gems_ray.evaluation.record import Evaluation
 from gems_ray.evaluation.returns import Evaluator
 from gems_ray.experiments.spec import EvaluationSpec, TrainingSpec
 from gems_ray.flat_state import FlatState, flatten_modules, load_modules
@@ -33,6 +35,24 @@ from gems_ray.world.bundle import World
 EARLY_EVALUATIONS = (0, 50, 100, 250, 500, 1_000)
 
 Report = dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenReport:
+    """A report that still lacks the returns in the simulator, because training goes on while its policy is played.
+
+    Args:
+        values: what was measured in the training.
+        policy: its tensors at that moment.
+    """
+
+    values: Report
+    policy: FlatState
+
+    @property
+    def updates(self) -> int:
+        """Gradient updates at the report."""
+        return int(self.values[metrics.STEP])
 
 
 class Trainer:
@@ -122,6 +142,7 @@ class Trainer:
         self.seconds = 0.0  # that updates have taken
         self._finite: FlatState = {}  # networks of the last finite report, once the values have diverged
         self.reported = -1  # updates at the last report
+        self.open_report: OpenReport | None = None
         self.broken_off = ""  # why training ended before its time
         self.best_return = -np.inf
         self.best_updates = -1
@@ -143,6 +164,16 @@ class Trainer:
         return self.reported >= self.max_timesteps or bool(self.broken_off)
 
     @property
+    def trained(self) -> bool:
+        """Whether the last update has been made; the last report may still be open."""
+        return self.begun >= self.max_timesteps or bool(self.broken_off)
+
+    @property
+    def begun(self) -> int:
+        """Updates at the last report, be it open or not."""
+        return self.open_report.updates if self.open_report else self.reported
+
+    @property
     def improved(self) -> bool:
         """Whether the last report is of the best policy so far, by the validation users; without them, always."""
         return self.best_updates == self.reported
@@ -150,7 +181,7 @@ class Trainer:
     @property
     def next_point(self) -> int:
         """Updates at the next report."""
-        return next(point for point in self.points if point > self.reported)
+        return next(point for point in self.points if point > self.begun)
 
     @property
     def losses(self) -> LossMeans:
@@ -181,6 +212,21 @@ class Trainer:
         Raises:
             TrainingError: a loss is not finite, or the GPU's memory is exhausted.
         """
+        if self.open_report:
+            return self.end_report(self._evaluate(self._policy_of(self.open_report)))
+        if not self.train(stop):
+            return None
+        values = self._measure()
+        return None if values is None else self._end_report(values, self._evaluate(self.live_policy))
+
+    def train(self, stop: Callable[[], bool] = lambda: False) -> bool:
+        """Runs the updates up to the next report, and leaves the report to `begin_report` or `advance`.
+
+        Returns:
+            whether the report is due; false when stopped before it.
+        Raises:
+            TrainingError: the GPU's memory is exhausted.
+        """
         point = self.next_point
         start = time.perf_counter()
         exhausted = False
@@ -193,14 +239,29 @@ class Trainer:
         if exhausted:
             raise TrainingError(out_of_memory_message(self.algorithm, self.sampler))
         self.seconds += time.perf_counter() - start
-        if self.updates < point:
-            return None
-        report = self._report()
-        if report is not None:
-            self.reported = point
-            self.last_report = report
-            self._remember_best(report)
-        return report
+        return self.updates >= point
+
+    def begin_report(self) -> OpenReport | None:
+        """Measures what is due, and keeps the policy of this moment to be evaluated while training goes on.
+
+        Returns:
+            what `end_report` needs an evaluation of; None where diverged values have ended the training.
+        Raises:
+            TrainingError: a loss is not finite.
+        """
+        values = self._measure()
+        self.open_report = None if values is None else OpenReport(values, self.live_policy.tensors())
+        return self.open_report
+
+    def end_report(self, evaluation: Evaluation | None) -> Report:
+        """Makes the open report complete.
+
+        Args:
+            evaluation: of its policy; None without a world.
+        """
+        assert self.open_report is not None
+        values, self.open_report = self.open_report.values, None
+        return self._end_report(values, evaluation)
 
     def policy(self) -> Policy:
         """What has been learned so far, with networks of its own: training that goes on does not change it."""
@@ -213,6 +274,7 @@ class Trainer:
             **{f"buffer.{key}": value for key, value in self.sampler.state_dict().items()},
             **{f"losses.{key}": value for key, value in self.engine.losses.state_dict().items()},
             **{f"finite.{key}": value for key, value in self._finite.items()},
+            **{f"open.{key}": value for key, value in (self.open_report.policy if self.open_report else {}).items()},
         }
         facts = {
             "updates": self.updates,
@@ -223,16 +285,14 @@ class Trainer:
             "reports_above_bound": self._watch.in_a_row,
             "diverged": self.diverged,
             "broken_off": self.broken_off,
-            # JSON has neither NaN nor infinity; their names are read back by float.
-            "last_report": {
-                key: value if np.isfinite(value) else str(value) for key, value in self.last_report.items()
-            },
+            "last_report": _as_json(self.last_report),
+            "open_report": _as_json(self.open_report.values) if self.open_report else None,
         }
         return tensors, facts
 
     def load_state_dict(self, tensors: FlatState, facts: Mapping[str, Any]) -> None:
         """Continues where `state_dict` was taken."""
-        parts: dict[str, FlatState] = {"algorithm": {}, "buffer": {}, "losses": {}, "finite": {}}
+        parts: dict[str, FlatState] = {"algorithm": {}, "buffer": {}, "losses": {}, "finite": {}, "open": {}}
         for key, value in tensors.items():
             part, _, rest = key.partition(".")
             parts[part][rest] = value
@@ -245,11 +305,12 @@ class Trainer:
         self.best_return = -np.inf if facts["best_return"] is None else facts["best_return"]
         self._watch.in_a_row, self._watch.diverged = facts["reports_above_bound"], facts["diverged"]
         self.seconds = facts["seconds"]
-        report = facts["last_report"].items()
-        self.last_report = {key: float(value) if isinstance(value, str) else value for key, value in report}
+        self.last_report = _from_json(facts["last_report"])
+        values = facts.get("open_report")  # missing in checkpoints from before a report could be open
+        self.open_report = OpenReport(_from_json(values), parts["open"]) if values else None
 
-    def _report(self) -> Report | None:
-        """The report of this moment; None where diverged values have ended the training."""
+    def _measure(self) -> Report | None:
+        """The report of this moment without returns; None where diverged values have ended the training."""
         losses = self.engine.losses.take()
         updates = self.updates
         if updates and not all(np.isfinite(value) for value in losses.values() if value is not None):
@@ -269,15 +330,27 @@ class Trainer:
         self._watch.update(values)
         if self.diverged:
             self._finite = flatten_modules(self.algorithm.networks)
-        evaluation = self._evaluator.evaluate(self.live_policy) if self._evaluator else None
         return {
             metrics.STEP: updates,
             metrics.SECONDS: round(self.seconds, 3),
             metrics.UPDATES_PER_SECOND: round(updates / self.seconds, 1) if self.seconds else 0.0,
             **{metrics.train(name): np.nan if value is None else value for name, value in losses.items()},
             **values,
-            **(evaluation.as_metrics() if evaluation else {}),
         }
+
+    def _evaluate(self, policy: Policy) -> Evaluation | None:
+        return self._evaluator.evaluate(policy) if self._evaluator else None
+
+    def _policy_of(self, report: OpenReport) -> Policy:
+        live = self.live_policy
+        return live.restore(live.describe(), report.policy, self.algorithm.device)
+
+    def _end_report(self, values: Report, evaluation: Evaluation | None) -> Report:
+        report = {**values, **(evaluation.as_metrics() if evaluation else {})}
+        self.reported = int(report[metrics.STEP])
+        self.last_report = report
+        self._remember_best(report)
+        return report
 
     def _remember_best(self, report: Report) -> None:
         """Takes note of a report of the best policy so far; without validation users the last one counts."""
@@ -286,6 +359,15 @@ class Trainer:
             self.best_updates = int(report[metrics.STEP])
         if value is not None:
             self.best_return = report[metrics.BEST_RETURN] = max(self.best_return, value)
+
+
+def _as_json(report: Report) -> dict[str, float | str]:
+    """JSON has neither NaN nor infinity; their names are read back by float."""
+    return {key: value if np.isfinite(value) else str(value) for key, value in report.items()}
+
+
+def _from_json(report: Mapping[str, float | str]) -> Report:
+    return {key: float(value) if isinstance(value, str) else value for key, value in report.items()}
 
 
 def _make_algorithm(

@@ -94,6 +94,11 @@ class RayBackend:
             at_once = sum(resources.cells_on(*node) for node in nodes())
             if (size := resources.cells_per_pack) > 1:
                 listener.on_line(f"Up to {size} cells are trained as one program (resources.pack).")
+                if resources.cpu < 2:
+                    listener.on_line(
+                        "The training of a pack waits while its policies are evaluated; with resources.cpu of 2 or "
+                        "more, the further CPUs evaluate them at the same time."
+                    )
             listener.on_line(f"Ray dashboard: {dashboard or 'not available'}")
             if dashboard and (token := token_file()):
                 listener.on_line(f"The dashboard asks for a token: paste the content of {token} there.")

@@ -16,7 +16,7 @@ import numpy as np
 import ray
 import torch
 from ray import tune
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 from ray.train._internal.session import _TrainingResult
 from ray.tune import PlacementGroupFactory
 from ray.tune.result import DONE, SHOULD_CHECKPOINT
@@ -35,6 +35,7 @@ from gems_ray.experiments.cell_folder import FAILED, RUNNING
 from gems_ray.experiments.check import check_experiment
 from gems_ray.experiments.records import CellCheckpoint, CellDescription
 from gems_ray.experiments.spec import Cell
+from gems_ray.tune.evaluators import Evaluators
 from gems_ray.world.bundle import World, find_world
 from gems_ray.yaml_file import yaml_text
 
@@ -82,7 +83,7 @@ class OfflineRL(tune.Trainable):
             config: what is trained.
             dataset: to train on, by `tune.with_parameters`; or references to datasets by environment. None for the
                 file that the config names.
-            algorithms: from outside the package, that this process does not know yet.
+            algorithms: from outside the package, that this process and its evaluators do not know yet.
             slice_s: seconds of training after which a step returns, and has its state saved, whether an evaluation was
                 due or not; None trains up to the evaluation.
             raise_errors: false ends a trial that cannot go on with a `status` and a `reason`, in place of an error, so
@@ -93,6 +94,7 @@ class OfflineRL(tune.Trainable):
         logging.captureWarnings(True)
         for algorithm in algorithms:
             register(algorithm)
+        self._algorithms = algorithms
         self._dataset, self._slice_s, self._raise_errors = dataset, slice_s, raise_errors
         self._process_name = process_name
         self._training: CellTraining | PackTraining | None = None
@@ -152,9 +154,11 @@ class OfflineRL(tune.Trainable):
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> PlacementGroupFactory | None:
-        """The `resources` of the config; one CPU where it names none."""
+        """The `resources` of the config; one CPU where it names none. Each evaluator of a pack has one of its CPUs."""
         asked = config.get("resources") or {}
-        return PlacementGroupFactory([{"CPU": asked.get("cpu", 1), "GPU": asked.get("gpu", 0)}])
+        cpu, evaluators = asked.get("cpu", 1), _evaluators(config)
+        trains = {"CPU": cpu - evaluators, "GPU": asked.get("gpu", 0)}
+        return PlacementGroupFactory([trains, *[{"CPU": 1}] * evaluators])
 
     def __repr__(self) -> str:
         """What the dashboard and log prefixes show; Ray asks for it once, when the process has started."""
@@ -182,7 +186,10 @@ class OfflineRL(tune.Trainable):
             return
         configs = {config["cell"]: config for config in (self.config, *others)}
         openers = {name: partial(_open_cell, config, dataset, world, gpu) for name, config in configs.items()}
-        self._training = PackTraining(openers, self._log.append, _reason)
+        evaluate = None
+        if world and (number := _evaluators(self.config)):
+            evaluate = Evaluators(number, self._trains(), world, cell.experiment.evaluation, self._algorithms)
+        self._training = PackTraining(openers, self._log.append, _reason, evaluate)
 
     def _data(self, cell: Cell) -> tuple[Dataset, Any]:
         """The dataset, and the world that it was collected in, if that is known."""
@@ -203,7 +210,7 @@ class OfflineRL(tune.Trainable):
             the share of the GPU.
         """
         asked = self.trial_resources
-        share = asked.required_resources if isinstance(asked, PlacementGroupFactory) else {}
+        share = asked.bundles[0] if isinstance(asked, PlacementGroupFactory) else {}  # its evaluators have the others
         torch.set_num_threads(max(1, int(share.get("CPU", 1))))
         gpu = float(share.get("GPU", 0))
         if gpu and device == "auto" and not torch.cuda.is_available():
@@ -238,6 +245,8 @@ class OfflineRL(tune.Trainable):
 
 def _reason(error: Exception, say: Callable[[str], None]) -> str:
     """Why a cell has failed; an error of the machine or of its GPU is raised."""
+    if isinstance(error, RayTaskError):  # what an evaluator has met
+        error = error.cause
     if isinstance(error, (*MACHINE_ERRORS, torch.AcceleratorError)):
         raise error
     if isinstance(error, GemsRayError | torch.OutOfMemoryError):
@@ -257,6 +266,12 @@ def _open_cell(
             storage = CheckpointStorage(checkpoint["storage"])
             folder = stack.enter_context(storage.fetched(CellCheckpoint(path=checkpoint["path"], updates=0)))
         return open_training(CellDescription.of(cell), dataset, world, folder, say)
+
+
+def _evaluators(config: Mapping[str, Any]) -> int:
+    """How many processes play the policies of a pack: one for each of its CPUs but the one that trains."""
+    cpu, others = (config.get("resources") or {}).get("cpu", 1), config.get("pack") or ()
+    return max(0, min(int(cpu) - 1, 1 + len(others))) if others else 0
 
 
 CONFIG_KEYS = (

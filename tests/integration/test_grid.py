@@ -126,11 +126,15 @@ def test_every_algorithm_in_one_grid(command, experiment, tmp_path):
 
 @pytest.mark.slow
 def test_grid_in_packs(command, experiment, tmp_path):
-    """Two cells in one process and one in another; each has its own record."""
-    done = command("grid", experiment("packs.yaml", updates=100, **{"gpu: 0.25": "gpu: 0.25, pack: 2"}))
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "Up to 2 cells are trained as one program" in done.stdout
+    """Two cells in one process and one in another; each has its own record, whoever evaluates their policies."""
+    for name, cpu in (("packs", 1), ("beside", 2)):
+        file = experiment(f"{name}.yaml", updates=100, cpu=cpu, **{"gpu: 0.25": "gpu: 0.25, pack: 2"})
+        done = command("grid", file)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "Up to 2 cells are trained as one program" in done.stdout
+        assert ("waits while its policies are evaluated" in done.stdout) == (cpu == 1)
     run = tmp_path / "runs" / "packs"
+    assert_same_results(run, tmp_path / "runs" / "beside")
     frame = cells(run)
     assert set(frame["status"]) == {"finished"}
     assert frame["last_return"].nunique() > 1, "seeds differ"

@@ -1,5 +1,7 @@
 """Cells that share a program under Tune: each has its own reports, checkpoints, record and end."""
 
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 from types import SimpleNamespace
 
 import pytest
@@ -13,9 +15,10 @@ from gems_ray.experiments.records import Fingerprints
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.learning.pack import Pack
 from gems_ray.learning.trainer import Trainer
-from gems_ray.tune import cell_queue
+from gems_ray.tune import cell_queue, offline_rl
 from gems_ray.tune.cell_queue import CellQueue
-from gems_ray.tune.offline_rl import SET_BACK
+from gems_ray.tune.evaluators import PolicyEvaluator
+from gems_ray.tune.offline_rl import SET_BACK, OfflineRL
 from gems_ray.tune.run_end import RunEnd
 from gems_ray.tune.search import PruningAsha
 from tests.unit.conftest import MACHINE
@@ -73,6 +76,92 @@ def test_every_cell_of_a_pack_reports_as_alone_and_goes_on_alone_and_back(make, 
     back = run_to_end(make(config=pack_of(world, 1, 2, checkpoints=tmp_path / "again")))
     assert_alike(reports_of(back[-1])[0], alone[1][-1])
     assert_alike(reports_of(back[-1])[1], alone[2][-1])
+
+
+@pytest.fixture
+def evaluators(monkeypatch):
+    """Evaluators that are threads of this process in place of actors; they begin when the returned event is set."""
+    may_begin, pool = Event(), ThreadPoolExecutor(1)
+    may_begin.set()
+
+    def start(number, pack, world, evaluation, algorithms):
+        users = {"validation": evaluation.validation_users, "test": evaluation.test_users}
+        evaluator = PolicyEvaluator(pack, world, users, algorithms)
+
+        def evaluate(*policy):
+            may_begin.wait()
+            return evaluator.evaluate(*policy)
+
+        return lambda *policy: pool.submit(evaluate, *policy)
+
+    monkeypatch.setattr(offline_rl, "Evaluators", start)
+    yield may_begin
+    may_begin.set()
+    pool.shutdown()
+
+
+def evaluations(results, position):
+    """What each evaluation of a cell found, by its updates; reports between two evaluations repeat the last one."""
+    found = {}
+    for result in results:
+        report = reports_of(result)[position]
+        found.setdefault(report["evaluated_updates"], [report[key] for key in ("eval/return_mean", *NUMBERS[2:4])])
+    return found
+
+
+def test_policies_that_are_evaluated_beside_the_training_have_the_same_numbers(make, world_folder, evaluators):  # noqa: F811
+    config = pack_of(str(world_folder), 0, 1, 2)
+    waiting = run_to_end(make(config=config))
+    beside = run_to_end(make(config={**config, "resources": {"cpu": 2}}))
+    assert beside[0].keys() == beside[-1].keys(), "the same keys from the first report on"
+    assert any(one["updates"] > one["evaluated_updates"] for one in beside), "training went on meanwhile"
+    for position in range(3):
+        assert evaluations(beside, position) == evaluations(waiting, position)
+        tests = [
+            {key: value for key, value in reports_of(run[-1])[position].items() if key.startswith("test/")}
+            for run in (waiting, beside)
+        ]
+        assert tests[0] == tests[1] and len(tests[0]) > 10
+
+
+@pytest.mark.parametrize("cpu", [1, 2])
+def test_what_is_evaluated_when_a_checkpoint_is_written_is_evaluated_again(
+    make,  # noqa: F811
+    world_folder,
+    tmp_path,
+    evaluators,
+    cpu,
+):
+    world = str(world_folder)
+    expected = run_to_end(make(config=pack_of(world, 0, 1)))
+    pack = make(config={**pack_of(world, 0, 1), "resources": {"cpu": 2}}, slice_s=0.05)
+    pack.step()
+    evaluators.clear()
+    while (last := pack.step())["updates"] == 0:
+        pass
+    assert last["evaluated_updates"] == 0
+    pack.save_checkpoint(str(tmp_path))
+    evaluators.set()
+    config = pack_of(world, 0, 1, checkpoints=tmp_path)
+    going_on = run_to_end(make(config={**config, "resources": {"cpu": cpu}}))
+    for position in range(2):
+        found, whole = (evaluations(results, position) for results in (going_on, expected))
+        assert found == {updates: whole[updates] for updates in found} and {50, 60, 100, 120} <= set(found)
+    alone = run_to_end(make(config=config_of_seed(1, world, tmp_path / "cell1")))
+    assert_alike(alone[-1], reports_of(expected[-1])[1])
+    assert {50, 60, 100, 120} <= {one["evaluated_updates"] for one in alone}
+
+
+def test_a_pack_gives_its_evaluators_a_cpu_each_and_a_single_cell_none():
+    def bundles(cells, cpu):
+        config = {"resources": {"cpu": cpu, "gpu": 1}, "pack": [{}] * (cells - 1)}
+        return OfflineRL.default_resource_request(config).bundles
+
+    assert bundles(3, 3) == [{"CPU": 1, "GPU": 1}, {"CPU": 1}, {"CPU": 1}]
+    assert bundles(3, 2.5) == [{"CPU": 1.5, "GPU": 1}, {"CPU": 1}]
+    assert bundles(2, 8) == [{"CPU": 6, "GPU": 1}, {"CPU": 1}, {"CPU": 1}]
+    assert bundles(3, 0.5) == [{"CPU": 0.5, "GPU": 1}]
+    assert bundles(1, 4) == [{"CPU": 4, "GPU": 1}]
 
 
 def test_a_cell_that_fails_leaves_the_others_alone(make, world_folder, tmp_path, monkeypatch):  # noqa: F811
