@@ -188,6 +188,7 @@ class OfflineRL(tune.Trainable):
         openers = {name: partial(_open_cell, config, dataset, world, gpu) for name, config in configs.items()}
         evaluate = None
         if world and (number := _evaluators(self.config)):
+            self._log.append(f"policies are evaluated while training goes on, on CPUs of their own: {number}")
             evaluate = Evaluators(number, self._trains(), world, cell.experiment.evaluation, self._algorithms)
         self._training = PackTraining(openers, self._log.append, _reason, evaluate)
 

@@ -133,6 +133,8 @@ def test_grid_in_packs(command, experiment, tmp_path):
         assert done.returncode == 0, done.stdout + done.stderr
         assert "Up to 2 cells are trained as one program" in done.stdout
         assert ("waits while its policies are evaluated" in done.stdout) == (cpu == 1)
+        logs = [path.read_text() for path in (tmp_path / "runs" / name / "cells").glob("*/log.txt")]
+        assert any("evaluated while training goes on" in log for log in logs) == (cpu == 2)
     run = tmp_path / "runs" / "packs"
     assert_same_results(run, tmp_path / "runs" / "beside")
     frame = cells(run)
@@ -210,6 +212,7 @@ def test_ctrl_c_while_a_run_starts(command, experiment, tmp_path, line):
     assert not psutil.wait_procs(family, timeout=10)[1]
 
 
+@pytest.mark.slow  # test_faults.py kills workers too
 def test_killed_worker_is_retried_from_its_checkpoint(command, experiment, tmp_path, undisturbed):
     run = tmp_path / "runs" / "kill"
     process = command("grid", experiment("long.yaml", updates=4000), "--name", "kill", start=True)
