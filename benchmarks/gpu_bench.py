@@ -62,6 +62,23 @@ class Bench:
     def engine(self, kind: str, name: str, seed: int = 0, **settings: Any) -> Any:
         """An engine by the name that reports give it."""
         from gems_ray.learning import engine as engines
+
+        parts = self.parts(name, seed=seed, **settings)
+        if kind == engines.GRAPH:
+            return engines.GraphEngine(*parts, capture=self.capture)
+        return {engines.EAGER: engines.Engine, engines.COMPILED_GRAPH: engines.CompiledEngine}[kind](*parts)
+
+    def pack(self, kind: str, name: str, size: int) -> Any:
+        """Several cells in one program, by the name that reports give it."""
+        from gems_ray.learning.engine import PACK_GRAPH
+        from gems_ray.learning.pack_engine import PackEngine
+
+        cells = [self.engine("eager", name, seed) for seed in range(size)]
+        return PackEngine(cells, graphs=kind == PACK_GRAPH, capture=self.capture)
+
+    @property
+    def capture(self) -> Callable[[Callable[[], Any], torch.device], Callable[[], None]]:
+        """Captures work as a CUDA graph; in a rehearsal, records it."""
         from gems_ray.learning.capture import WARM_UP_RUNS, capture
 
         def taped(launch: Callable[[], Any], device: torch.device) -> Callable[[], None]:
@@ -71,10 +88,7 @@ class Bench:
                 launch()
             return record(launch)
 
-        parts = self.parts(name, seed=seed, **settings)
-        if kind == engines.GRAPH:
-            return engines.GraphEngine(*parts, capture=taped if self.rehearse else capture)
-        return {engines.EAGER: engines.Engine, engines.COMPILED_GRAPH: engines.CompiledEngine}[kind](*parts)
+        return taped if self.rehearse else capture
 
     def wait(self) -> None:
         """Waits for the device."""

@@ -3,7 +3,7 @@
 The algorithms do not see it: a block is a few calls of `learn`, compiled or captured as they stand.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -25,6 +25,7 @@ BLOCK_UPDATES = 4  # where updates are short: a call of compiled code costs 0.1 
 LONGEST_PERIOD = 8  # every update of a period is compiled: some seconds each
 GRAPH_BLOCK_UPDATES = 64  # whose row numbers, or gathered rows, go to the GPU in one copy
 EAGER, COMPILED, GRAPH, COMPILED_GRAPH = "eager", "compiled", "graph", "compiled_graph"  # what `Engine.name` may be
+PACK, PACK_GRAPH = "pack", "pack_graph"  # in a pack
 
 Failure = Callable[[str, Exception], None]
 Capture = Callable[[Callable[[], Any], torch.device], Callable[[], None]]
@@ -58,44 +59,52 @@ class Engine:
         self.losses.add(losses)
         self.losses.count(losses)
 
-    def _room_for_noise(self) -> dict[str, Tensor]:
+    def room_for_noise(self) -> dict[str, Tensor]:
         """Tensors that take the noise of an update."""
         state = self.algorithm.generator.get_state()
         noise = self.algorithm.draw_noise(self._batch_size)
         self.algorithm.generator.set_state(state)  # these draws only made the room
         return noise
 
-    def _draw_noise(self, room: dict[str, Tensor]) -> None:
+    def draw_noise(self, room: dict[str, Tensor]) -> None:
+        """Fills the room with the noise of the next update."""
         for name, value in self.algorithm.draw_noise(self._batch_size).items():
             room[name].copy_(value)
 
-    def _undone(self, work: Callable[[], Any]) -> Any:
-        """What the work returns; whatever it has trained is taken back."""
-        before = self.algorithm.state_dict(), self.losses.state_dict()
-        try:
-            return work()
-        finally:
-            self.algorithm.load_state_dict(before[0])
-            self.losses.load_state_dict(before[1])
-
     def _survived(self, work: Callable[[], Any], name: str, on_failure: Failure | None) -> Any | None:
-        """What the work returns; None where it fails, the device still works, and `on_failure` returns.
-
-        Raises:
-            torch.AcceleratorError: the device does not work any more, or not in this process.
-        """
-        try:
-            result = self._undone(work)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # whatever a part of the compiler or of CUDA raises
-            wait_for(self.algorithm.device)  # a failed capture may have left the process without its GPU
-            if on_failure is None:
-                raise
-            on_failure(name, error)
-            return None
-        self.name = name
+        result = survived(work, [self], name, on_failure)
+        if result is not None:
+            self.name = name
         return result
+
+
+def survived(work: Callable[[], Any], engines: "Sequence[Engine]", name: str, on_failure: Failure | None) -> Any | None:
+    """What the work returns; None where it fails, the device still works, and `on_failure` returns.
+
+    Args:
+        work: compiles or captures; whatever it trains on the way is taken back.
+        engines: whose algorithms it trains.
+        name: what would run the updates.
+        on_failure: told the name and the error; None to raise the error.
+    Raises:
+        torch.AcceleratorError: the device does not work any more, or not in this process.
+    """
+    before = [(engine.algorithm.state_dict(), engine.losses.state_dict()) for engine in engines]
+    try:
+        return work()
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever a part of the compiler or of CUDA raises
+        wait_for(engines[0].algorithm.device)  # a failed capture may have left the process without its GPU
+        if on_failure is None:
+            raise
+        failure = error
+    finally:
+        for engine, (algorithm, losses) in zip(engines, before, strict=True):
+            engine.algorithm.load_state_dict(algorithm)
+            engine.losses.load_state_dict(losses)
+    on_failure(name, failure)
+    return None
 
 
 class GraphEngine(Engine):
@@ -123,7 +132,7 @@ class GraphEngine(Engine):
         self.length = max(GRAPH_BLOCK_UPDATES, WARM_UP_RUNS + 1)
         self._on_failure, self._capture = on_failure, capture
         self._inputs = BlockInputs(sampler, self._batch_size, self.length)
-        self._noise = self._room_for_noise()
+        self._noise = self.room_for_noise()
         self._position = torch.zeros(1, dtype=torch.int64, device=algorithm.device)  # of the next update in the block
         self._play: dict[int, Callable[[], None]] | None = None  # by the first of the phases that are alike
         self._losses: dict[int, list[str]] = {}  # their names, likewise
@@ -148,7 +157,7 @@ class GraphEngine(Engine):
         self._position.zero_()
         for _ in range(count):
             alike = algorithm.first_alike(algorithm.updates % algorithm.period)
-            self._draw_noise(self._noise)
+            self.draw_noise(self._noise)
             self._play[alike]()
             self.losses.count(self._losses[alike])
             algorithm.updates += 1
@@ -195,7 +204,7 @@ class CompiledEngine(Engine):
         short_updates = BLOCK_UPDATES // (algorithm.period * algorithm.evaluations_per_row)
         self.length = algorithm.period * max(1, short_updates)
         self._inputs = BlockInputs(sampler, self._batch_size, self.length)
-        self._noise = [self._room_for_noise() for _ in range(self.length)]
+        self._noise = [self.room_for_noise() for _ in range(self.length)]
         self._losses: list[list[str]] = []  # names, by update of a block
         self._launch: Callable[[], None] | None = None
 
@@ -214,7 +223,7 @@ class CompiledEngine(Engine):
             self._launch = self._prepare()
         self._inputs.fill(self.length)
         for noise in self._noise:
-            self._draw_noise(noise)
+            self.draw_noise(noise)
         self._launch()
         for names in self._losses:
             self.losses.count(names)
@@ -276,13 +285,13 @@ def make_engine(
     Raises:
         DeviceError: `on` or `graph` was asked for, and is not possible here.
     """
-    engine, why = _choose(algorithm, sampler, mode, updates, partial(_on_failure, mode, warn))
+    engine, why = _choose(algorithm, sampler, mode, updates, partial(on_failure, mode, warn))
     engine.why = why
     return engine
 
 
 def _choose(
-    algorithm: AnyAlgorithm, sampler: Sampler[Any], mode: str, updates: int, on_failure: Failure
+    algorithm: AnyAlgorithm, sampler: Sampler[Any], mode: str, updates: int, failed: Failure
 ) -> tuple[Engine, str]:
     cuda = algorithm.device.type == "cuda"
     against = _against_compilation(algorithm, cuda)
@@ -294,11 +303,11 @@ def _choose(
                 "training.compile graph: only a GPU has graphs, and this cell is trained on the CPU. "
                 "Set training.compile to auto."
             )
-        return GraphEngine(algorithm, sampler, on_failure), "training.compile is graph"
+        return GraphEngine(algorithm, sampler, failed), "training.compile is graph"
     if mode == "on":
         if against:
             raise DeviceError(f"training.compile on: {against[1]} set training.compile to off.")
-        return CompiledEngine(algorithm, sampler, on_failure), "training.compile is on"
+        return CompiledEngine(algorithm, sampler, failed), "training.compile is on"
     if updates < UPDATES_WORTH_COMPILING:
         why = f"auto: {updates:,} updates are too few for the compiler"
     elif against:
@@ -306,8 +315,8 @@ def _choose(
     elif not cuda and algorithm.evaluations_per_row > 1:
         why = f"auto: on a CPU the updates of {algorithm.name} gain nothing from the compiler"
     else:
-        return CompiledEngine(algorithm, sampler, on_failure), f"auto: {updates:,} updates are worth compiling"
-    return (GraphEngine(algorithm, sampler, on_failure) if cuda else Engine(algorithm, sampler)), why
+        return CompiledEngine(algorithm, sampler, failed), f"auto: {updates:,} updates are worth compiling"
+    return (GraphEngine(algorithm, sampler, failed) if cuda else Engine(algorithm, sampler)), why
 
 
 def _against_compilation(algorithm: AnyAlgorithm, cuda: bool) -> tuple[str, str] | None:
@@ -323,9 +332,19 @@ def _against_compilation(algorithm: AnyAlgorithm, cuda: bool) -> tuple[str, str]
     return None
 
 
-def _on_failure(mode: str, warn: Callable[[str], None], name: str, error: Exception) -> None:
+def on_failure(mode: str, warn: Callable[[str], None], name: str, error: Exception) -> None:
+    """Goes on without the compiler or without graphs where the mode allows it, and says so.
+
+    Args:
+        mode: `training.compile`.
+        warn: told how updates run now.
+        name: of the engine that fails.
+        error: what it raised.
+    Raises:
+        DeviceError: the mode asked for what fails.
+    """
     reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    what = "capturing updates as a graph" if name == GRAPH else "torch's compiler"
+    what = "capturing updates as a graph" if name in (GRAPH, PACK_GRAPH) else "torch's compiler"
     if mode != "auto":
         raise DeviceError(
             f"training.compile {mode}: {what} fails here ({reason}). Set training.compile to off."

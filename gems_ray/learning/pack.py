@@ -2,14 +2,15 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 
-from gems_ray.algorithms.adam import stacked
 from gems_ray.device import matmul_precision, wait_for
 from gems_ray.errors import ConfigError, TrainingError
-from gems_ray.learning.engine import Engine
-from gems_ray.learning.packed_update import PackedUpdate, check_packable
+from gems_ray.learning.engine import PACK, Engine, on_failure
+from gems_ray.learning.pack_engine import PackEngine
+from gems_ray.learning.packed_update import check_packable
 from gems_ray.learning.trainer import Report, Trainer
 
 
@@ -98,7 +99,7 @@ class Pack:
         device = self.trainers[0].algorithm.device
         try:
             with matmul_precision(device, self.trainers[0].matmul_precision):
-                self._run(until, stop)
+                self._engine.run(until, stop)
             wait_for(device)  # else the clock tells how long it took to ask
         except torch.OutOfMemoryError:
             exhausted = True  # what the failed update held is free once its traceback is gone
@@ -106,6 +107,7 @@ class Pack:
             raise TrainingError(f"the GPU's memory is exhausted by a pack of {len(self.trainers)}. Pack fewer cells.")
         seconds = time.perf_counter() - start
         for trainer in self.trainers:
+            trainer.engine.name = self._engine.name
             trainer.seconds += seconds
         return self.trainers[0].updates >= until
 
@@ -115,41 +117,26 @@ class Pack:
             return
         for trainer in self.trainers:
             trainer.use_engine(None)
-        self._update.release()
-        for losses in self._losses:
-            for total in losses.sums.values():
-                total.data = total.data.clone()
+        self._engine.release()
         self.trainers = [trainer for trainer in self.trainers if trainer not in trainers]
         if self.trainers:
             self._join()
 
     def _join(self) -> None:
         for trainer in self.trainers:
-            trainer.use_engine(_PackedEngine(trainer.algorithm, trainer.sampler))
-        self._update = PackedUpdate([trainer.algorithm for trainer in self.trainers])
-        self._losses = [trainer.losses for trainer in self.trainers]
-        self._sums = {name: stacked([losses.sums[name] for losses in self._losses]) for name in self._losses[0].sums}
-
-    def _run(self, until: int, stop: Callable[[], bool]) -> None:
-        algorithms = [trainer.algorithm for trainer in self.trainers]
-        first = algorithms[0]
-        size = first.config.batch_size
-        while first.updates < until and not stop():
-            batches = [trainer.sampler.sample(size) for trainer in self.trainers]
-            noise = [algorithm.draw_noise(size) for algorithm in algorithms]
-            found = self._update(batches, noise, first.updates % first.period)
-            for name, values in found.items():
-                self._sums[name].add_(values)
-            for losses, algorithm in zip(self._losses, algorithms, strict=True):
-                losses.count(found)
-                algorithm.updates += 1
-        self._update.show_gradients()
+            trainer.use_engine(_MemberEngine(trainer.algorithm, trainer.sampler))
+        first = self.trainers[0]
+        self._engine = PackEngine(
+            [trainer.engine for trainer in self.trainers],
+            graphs=first.algorithm.device.type == "cuda" and first.compile != "off",
+            on_failure=partial(on_failure, first.compile, first.warn),
+        )
 
 
-class _PackedEngine(Engine):
+class _MemberEngine(Engine):
     """What a trainer in a pack has as its engine: the pack has run the updates already."""
 
-    name = "pack"
+    name = PACK
 
     def run(self, until: int, stop: Callable[[], bool]) -> None:
         """Nothing.

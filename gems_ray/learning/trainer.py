@@ -138,7 +138,7 @@ class Trainer:
         self.live_policy: LearnedPolicy[Any] = self.algorithm.policy(self.sampler.normalizer)
         self._evaluator = Evaluator(world, "validation", validation_users) if world else None
         self.points = evaluation_points(self.max_timesteps, training.evaluation_interval)  # updates at the reports
-        self.matmul_precision = training.matmul_precision
+        self.matmul_precision, self.compile, self.warn = training.matmul_precision, training.compile, warn
         self.seconds = 0.0  # that updates have taken
         self._finite: FlatState = {}  # networks of the last finite report, once the values have diverged
         self.reported = -1  # updates at the last report

@@ -9,8 +9,9 @@ from gems_ray.algorithms import ALGORITHMS, make_algorithm
 from gems_ray.data.sampler import Sampler
 from gems_ray.data.sampling import make_sampler
 from gems_ray.data.schema import Dataset
-from gems_ray.learning.engine import GRAPH, Engine, GraphEngine
+from gems_ray.learning.engine import GRAPH, PACK_GRAPH, Engine, GraphEngine
 from gems_ray.learning.memory import largest_batch
+from gems_ray.learning.pack_engine import PackEngine
 from tests.unit.test_algorithms import assert_same
 from tests.unit.test_data import plain_arrays
 from tests.unit.test_engine import SETTINGS, run, state
@@ -41,6 +42,15 @@ def test_captured_updates_are_the_same_to_the_bit(name):
     whole = run(GraphEngine(*parts(name)), 200, reports=(3, 30))
     assert whole.name == GRAPH
     assert_same(state(whole), state(run(Engine(*parts(name)), 200, reports=(3, 30))))
+
+
+@pytest.mark.parametrize("name", sorted(ALGORITHMS))
+def test_captured_updates_of_a_pack_are_the_same_to_the_bit(name):
+    eager, captured = ([Engine(*parts(name)) for _ in range(3)] for _ in range(2))
+    run(PackEngine(eager), 200, reports=(3, 30))
+    assert run(PackEngine(captured, graphs=True), 200, reports=(3, 30)).name == PACK_GRAPH
+    for one, other in zip(captured, eager, strict=True):
+        assert_same(state(one), state(other))
 
 
 @pytest.mark.parametrize("name", ["td3_bc", "decision_transformer"])

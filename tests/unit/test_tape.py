@@ -13,6 +13,7 @@ from gems_ray.algorithms import ALGORITHMS, base, make_algorithm
 from gems_ray.algorithms.conservative import conservative_gradients
 from gems_ray.data.normalizer import Normalizer
 from gems_ray.learning.engine import LossMeans
+from gems_ray.learning.packed_update import PackedUpdate
 from tests.unit.test_algorithms import assert_same
 from tests.unit.test_engine import SETTINGS, parts
 
@@ -100,6 +101,19 @@ def test_nothing_is_asked_of_the_host(name, settings, monkeypatch):
     for phase in range(algorithm.period):
         with Imagined() as watched:
             losses.add(algorithm.learn(sampler.rows(rows), noise, phase))
+        assert watched.operations > 10
+        assert not watched.found
+
+
+@pytest.mark.parametrize(("name", "settings"), VARIANTS, ids=NAMES)
+def test_a_pack_asks_nothing_of_the_host(name, settings, monkeypatch):
+    cells = [on_imagined_device(name, monkeypatch, **settings) for _ in range(2)]
+    algorithms, _, noise = zip(*cells, strict=True)
+    rows = torch.zeros(algorithms[0].config.batch_size, dtype=torch.int64, device="meta")
+    update = PackedUpdate(algorithms)
+    for phase in range(algorithms[0].period):
+        with Imagined() as watched:
+            update([sampler.rows(rows) for _, sampler, _ in cells], noise, phase)
         assert watched.operations > 10
         assert not watched.found
 
