@@ -85,7 +85,8 @@ class CellResult(Record):
     status: Literal["finished", "diverged", "pruned", "failed"] = Field(description="How it ended.")
     updates: int = Field(ge=0, description="Gradient updates until then.")
     engine: str | None = Field(
-        None, description="How most of the updates ran: eager, compiled, graph, compiled_graph or pack."
+        None,
+        description="How most of the updates ran: eager, compiled, graph, compiled_graph, pack or pack_graph.",
     )
     seconds: float | None = Field(None, description="Time of the training alone, seconds.")
     best_updates: int | None = Field(None, description="Gradient updates of the best checkpoint.")

@@ -203,9 +203,8 @@ class TestPrecision:
         training = Trainer(dataset, "bc", SMALL, training=experiment(training={"matmul_precision": "high"}).training)
         training.algorithm.device = torch.device("cuda:0")  # only the precision asks for it
         monkeypatch.setattr(trainers, "wait_for", lambda device: None)
-        monkeypatch.setattr(training, "_report", lambda: None)
         monkeypatch.setattr(training.engine, "run", lambda *_: seen.append(torch.get_float32_matmul_precision()))
-        training.advance()
+        training.train()
         assert seen == ["high"]
 
 
