@@ -54,11 +54,11 @@ def print_tables(run: "RunFolder", comparison: "Comparison | None" = None) -> No
 
     console = Console(width=80, highlight=False)
     console.print()
+    comparison = Comparison([run]) if comparison is None else comparison
     if run.experiment().search:
         shown = search.to_rich(run)
-        notes = search.notes(run, search.trials_frame(run)) + search.told_apart(run)
+        notes = search.notes(run, search.trials_frame(run)) + search.told_apart(run, comparison.compared)
     else:
-        comparison = Comparison([run]) if comparison is None else comparison
         frame = tables.result_frame(run, comparison.tested)
         shown = [tables.to_rich(frame, alike(comparison.compared))]
         notes = tables.notes(frame) + told_apart(comparison.compared)

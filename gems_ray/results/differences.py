@@ -37,6 +37,8 @@ def input_differences(one: RunFolder, other: RunFolder) -> pd.DataFrame:
         first, second = read(one), read(other)
         for name in dict.fromkeys((*first, *second)):
             a, b = (_text(values, name) for values in (first, second))
+            if a == b and first.get(name) != second.get(name):  # numbers that differ in their last digits
+                a, b = (str(values.get(name, MISSING)) for values in (first, second))
             if a != b:
                 rows.append({"part": part, "name": name, "a": a, "b": b})
     return pd.DataFrame(rows, columns=["part", "name", "a", "b"])

@@ -36,6 +36,11 @@ class Results:
         return cells if "run" in cells else cells.assign(run=self.names[0])
 
     @cached_property
+    def scored(self) -> pd.DataFrame:
+        """All cells with their scores, for both checkpoints."""
+        return self._with_scores(self.cells)
+
+    @cached_property
     def comparison(self) -> Comparison:
         """The groups against each other."""
         return Comparison(self.runs, self.cells.drop(columns="run") if len(self.runs) == 1 else self.cells)
@@ -61,8 +66,8 @@ class Results:
             for number, trial in run.trials().items()
             for cell in trial.cells
         }
-        keys = zip(self.cells["run"], self.cells["cell"], strict=True)
-        return self._with_scores(self.cells.assign(group=[trials.get(key, key[1]) for key in keys], settings=""))
+        keys = zip(self.scored["run"], self.scored["cell"], strict=True)
+        return self.scored.assign(group=[trials.get(key, key[1]) for key in keys], settings="")
 
     @cached_property
     def curves(self) -> pd.DataFrame:

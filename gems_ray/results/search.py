@@ -18,7 +18,7 @@ from gems_ray.experiments.records import CellResult
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.files import write_text_atomically
 from gems_ray.results.cells import cells_frame
-from gems_ray.results.comparison import ALIKE, BEST, UNTOLD, Comparison
+from gems_ray.results.comparison import ALIKE, BEST, UNTOLD
 from gems_ray.results.facts import facts
 from gems_ray.results.numbers import short, spread
 from gems_ray.results.tables import markdown_facts
@@ -192,10 +192,14 @@ def notes(run: RunFolder, trials: pd.DataFrame) -> list[str]:
     return lines
 
 
-def told_apart(run: RunFolder) -> list[str]:
-    """Which candidates the test users cannot tell apart from the best, a sentence for each environment."""
+def told_apart(run: RunFolder, compared: pd.DataFrame) -> list[str]:
+    """Which candidates the test users cannot tell apart from the best, a sentence for each environment.
+
+    Args:
+        run: of a search.
+        compared: of `comparison_frame`, of this run alone.
+    """
     label = {name: candidate.label for candidate in run.candidates() or [] for name in candidate.cells}
-    compared = Comparison([run]).compared
     if compared.empty:
         return []
     last = compared[compared["checkpoint"] == "last"]

@@ -41,6 +41,18 @@ def test_what_they_were_given(runs):
     assert input_differences(runs[0], runs[0]).empty
 
 
+def test_settings_that_differ_in_their_last_digits_are_told(tmp_path):
+    returns, places = {"td3_bc": [1.0, 2.0, 3.0]}, ("diffuse_mix",)
+    one, other, whole = (
+        make_run(tmp_path / str(number), returns, places, settings={"td3_bc": {"alpha": alpha}})
+        for number, alpha in enumerate((0.12345671, 0.12345674, 1.0))
+    )
+    (row,) = input_differences(one, other).to_dict("records")
+    assert (row["name"], row["a"], row["b"]) == ("settings.td3_bc.alpha", "0.12345671", "0.12345674")
+    again = make_run(tmp_path / "again", returns, places, settings={"td3_bc": {"alpha": 1}})
+    assert input_differences(whole, again).empty
+
+
 def test_what_they_reached(runs):
     frame = result_differences(*runs)
     rows = frame[frame["checkpoint"] == "last"].set_index("algorithm")

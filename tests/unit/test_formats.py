@@ -3,6 +3,7 @@
 import html.parser
 import math
 import re
+import shutil
 
 import pandas as pd
 import pytest
@@ -152,6 +153,16 @@ def test_a_comparison_is_computed_once(export, tmp_path, monkeypatch):
     code, out, _ = export("a", "--format", "csv", "--format", "markdown", "--format", "html")
     assert code == 0 and "≈" in out
     assert len(calls) == 3 * 2
+
+
+def test_the_comparison_of_a_search_is_computed_once(export, request, tmp_path, monkeypatch):
+    shutil.copytree(request.path.parent / "runs_before_records" / "search", tmp_path / "search")
+    calls, compute = [], comparison._against_best
+    monkeypatch.setattr(comparison, "_against_best", lambda *args, **more: calls.append(1) or compute(*args, **more))
+    code, out, error = export("search")
+    assert code == 0, error
+    assert "Candidates" in out
+    assert len(calls) == 2
 
 
 def test_reasons_of_failures_do_no_harm(tmp_path):

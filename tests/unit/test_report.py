@@ -126,6 +126,13 @@ def test_a_cell_that_is_trained_now_has_not_ended(run):
     assert "Cells: 6 (5 finished, 1 running)." in data["facts"]
 
 
+def test_a_cell_that_stands_in_two_runs_has_its_score_in_both(run, tmp_path):
+    copy = shutil.copytree(run.path, tmp_path / "copy")
+    cells = content(Results([ReadableRun.open(run.path), ReadableRun.open(copy)]))["cells"]
+    score = cells["header"].index("score")
+    assert [row[score] for row in cells["rows"]].count(None) == 0
+
+
 def test_a_run_without_any_trouble_has_no_warning(run):
     assert list(warnings(results(run))) == []
 

@@ -112,9 +112,8 @@ def _run(name: str, run: ReadableRun) -> dict[str, Any]:
 
 def _cells(results: Results) -> dict[str, Any]:
     """The rows of the table of cells, and what stands behind each."""
-    frame = results.cells
+    frame = results.scored
     settings = setting_columns(frame)
-    scores = results.shown.set_index(["run", "cell"])["last_score"].to_dict()
     runs = dict(zip(results.names, results.runs, strict=True))
     experiments = {name: run.experiment() for name, run in runs.items()}
     several = len(runs) > 1
@@ -124,7 +123,6 @@ def _cells(results: Results) -> dict[str, Any]:
     index: dict[tuple[str, str], int] = {}
     for row in frame.to_dict("records"):
         key = (row["run"], row["cell"])
-        row["last_score"] = scores.get(key, math.nan)
         folder = runs[row["run"]].cell(row["cell"])
         head, body = cell_experiment(folder.description, experiments[row["run"]])
         index[key] = len(rows)
