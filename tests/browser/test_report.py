@@ -157,6 +157,7 @@ def test_a_group_with_a_single_report_is_drawn(show, tmp_path):
     assert ends.count() == 2
     box, picture = ends.first.bounding_box(), page.locator("#chart-0 > svg").bounding_box()
     assert box["width"] > 2 and picture["x"] < box["x"] < picture["x"] + picture["width"]
+    assert "bc (until 0)" in page.locator("#chart-0 table").inner_text(), "what is read is not of these updates"
 
 
 def test_warnings_and_summary_say_what_is_uncertain(show, small):
