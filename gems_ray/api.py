@@ -456,11 +456,9 @@ def comparison(folders: "str | Path | Sequence[str | Path]") -> "pd.DataFrame":
     Example:
         gems_ray.comparison(["runs/comparison_mixed", "runs/comparison_mixed_alpha"])
     """
-    from gems_ray.results.comparison import comparison_frame, references_of, tested_cells
+    from gems_ray.results.comparison import Comparison
 
-    runs = _opened(folders)
-    cells = tested_cells(runs)
-    return comparison_frame(cells, references_of(runs, sorted(cells["environment"].unique())))
+    return Comparison(_opened(folders)).compared
 
 
 def curves(folders: "str | Path | Sequence[str | Path]") -> "pd.DataFrame":

@@ -23,6 +23,7 @@ from gems_ray.errors import ConfigError, Location, changed
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 TOP_LEVEL_PART = re.compile(r"^(?=\w|-{3}|\.{3})", re.MULTILINE)  # a key, the beginning or end of a document
+LARGE = 1e7  # whole numbers with a fraction of zero are written with an exponent from here on
 SHOWN_CHARACTERS = 60  # of a value in a message
 
 
@@ -154,6 +155,14 @@ def yaml_text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(yaml_text, value)) + "]"
     return str(value)
+
+
+def short_text(value: Any) -> str:
+    """A value for a table or a title: three digits of a number with a fraction."""
+    if isinstance(value, float) and not (value.is_integer() and abs(value) < LARGE):
+        return f"{value:.3g}"
+    # Whole numbers beside gaps are floats to pandas.
+    return yaml_text(int(value) if isinstance(value, float) else value)
 
 
 def dump_yaml(data: Any) -> str:

@@ -26,7 +26,7 @@ def evaluation(return_mean, users=100, distinct_slates=120):
     )
 
 
-def finished_grid(path, returns, seeds=3, reports=3, environments=("diffuse_mix",)):
+def finished_grid(path, returns, seeds=3, reports=3, environments=("diffuse_mix",), **more):
     """A grid whose cells have ended: by algorithm the return, to which every seed adds its own number.
 
     Args:
@@ -35,6 +35,7 @@ def finished_grid(path, returns, seeds=3, reports=3, environments=("diffuse_mix"
         seeds: of each algorithm.
         reports: of each cell, from 0 to 1,000 updates.
         environments: of the grid.
+        more: of the experiment.
     """
     experiment = check_experiment(
         {
@@ -43,6 +44,7 @@ def finished_grid(path, returns, seeds=3, reports=3, environments=("diffuse_mix"
             "seed": list(range(seeds)),
             "training": {"max_timesteps": 1_000},
         }
+        | more
     )
     run = RunFolder.create(path, experiment, machine_report())
     run.add_cells(experiment.cells())

@@ -10,9 +10,8 @@ from gems_ray.results.format_names import STANDARD, Format
 from gems_ray.results.text import visible
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from gems_ray.experiments.run_folder import RunFolder
+    from gems_ray.results.comparison import Comparison
 
 
 def export(
@@ -28,41 +27,41 @@ def export(
     """Write cells, learning curves, results and comparison of runs as tables, and print the result."""
     from gems_ray.cli.console import print_line
     from gems_ray.experiments.run_folder import RunFolder
-    from gems_ray.results.cells import cells_frame
+    from gems_ray.results.comparison import Comparison
     from gems_ray.results.export import export_runs
 
     folders = [RunFolder.open(run) for run in dict.fromkeys(runs)]
     if output is None and len(folders) > 1:
         raise ConfigError("export: several runs, and no folder for their tables. Choose one with --output.")
-    cells = cells_frame(*folders)
+    comparison = Comparison(folders)
     for folder in folders:
-        print_tables(folder, cells if len(folders) == 1 else None)
-    for path in export_runs(folders, output or folders[0].path, formats or STANDARD, cells):
+        print_tables(folder, comparison if len(folders) == 1 else None)
+    for path in export_runs(folders, output or folders[0].path, formats or STANDARD, comparison):
         print_line(f"Wrote {path}")
 
 
-def print_tables(run: "RunFolder", cells: "pd.DataFrame | None" = None) -> None:
+def print_tables(run: "RunFolder", comparison: "Comparison | None" = None) -> None:
     """Prints the result of a run.
 
     Args:
         run: that is read.
-        cells: its `cells_frame`, if it has been read already.
+        comparison: of this run alone, if it has been made already.
     """
     from rich.console import Console
 
-    from gems_ray.results import comparison, search, tables
+    from gems_ray.results import search, tables
+    from gems_ray.results.comparison import Comparison, alike, told_apart
 
     console = Console(width=80, highlight=False)
     console.print()
+    comparison = Comparison([run]) if comparison is None else comparison
     if run.experiment().search:
         shown = search.to_rich(run)
-        notes = search.notes(run, search.trials_frame(run)) + search.told_apart(run)
+        notes = search.notes(run, search.trials_frame(run)) + search.told_apart(run, comparison.compared)
     else:
-        cells = comparison.tested_cells([run], cells)
-        frame = tables.result_frame(run, cells)
-        compared = comparison.comparison_frame(cells, comparison.references_of([run], list(cells["environment"])))
-        alike = comparison.alike(compared)
-        shown, notes = [tables.to_rich(frame, alike)], tables.notes(frame) + comparison.told_apart(compared)
+        frame = tables.result_frame(run, comparison.tested)
+        shown = [tables.to_rich(frame, alike(comparison.compared))]
+        notes = tables.notes(frame) + told_apart(comparison.compared)
     for table in shown:
         console.print(table)
     for note in notes:

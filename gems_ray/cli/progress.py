@@ -27,6 +27,7 @@ from gems_ray.experiments.progress import (
     read_progress,
 )
 from gems_ray.experiments.run_folder import RunFolder
+from gems_ray.results.numbers import short
 
 # In the live table: cells that have failed, the best trials that have ended, and cells that wait.
 SHOWN_FAILED, SHOWN_BEST, SHOWN_WAITING = 8, 3, 3
@@ -187,7 +188,7 @@ def cell_table(cells: Sequence[CellState]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for index, cell in enumerate(cells):
         share = f"{100 * cell.updates / cell.max_timesteps:.0f}%" if cell.report and cell.max_timesteps else "-"
-        numbers = {name: "-" if (value := values[index]) is None else _short(value) for name, values in shown.items()}
+        numbers = {name: "-" if (value := values[index]) is None else short(value) for name, values in shown.items()}
         if "return" in numbers and any(trends):
             numbers["return"] += f" {trends[index] or ' '}"
         name = cell.title or (cell.name.rpartition("-")[0] if has_settings else cell.name)
@@ -221,10 +222,6 @@ def _loss(cell: CellState) -> float | None:
 def _fqe(cell: CellState) -> float | None:
     value, spread = (cell.report.get(metrics.offline(name)) for name in ("fqe_value", "fqe_spread"))
     return None if value is None or spread is None or math.isnan(value) else value - spread
-
-
-def _short(value: float) -> str:
-    return f"{value:.1f}" if abs(value) >= 10 or value == 0 else f"{value:.2g}"
 
 
 NUMBERS: dict[str, Callable[[CellState], float | None]] = {

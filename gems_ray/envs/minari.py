@@ -21,6 +21,7 @@ from gems_ray.world.bundle import find_world, shipped_worlds
 
 NAME = re.compile(r"([-\w]+/)*[-\w]+-v\d+")
 METADATA = "gems_ray"  # where Minari's own metadata holds ours, as JSON text
+SHOWN_CHARACTERS = 200  # of an error that another package tells
 UNKNOWN = {"slates": -1, "clicks": False}  # of the first slate of an episode, which our format leaves out
 
 
@@ -73,26 +74,55 @@ def import_minari(name: str) -> Dataset:
     minari = _minari()
     folder = _folder(name)
     if not folder.is_dir():
-        known = ", ".join(minari.list_local_datasets()) or "none"
-        raise DatasetError(f"{name}: Minari has no such dataset in {folder}. There are: {known}.")
-    try:
-        found = minari.load_dataset(name)
-        metadata = found.storage.metadata.get(METADATA)
-        parts = [_arrays(episode) for episode in found.iterate_episodes()]
-        for part in parts[:-1]:  # the last one may be unfinished, as in an npz
-            part["timeouts"][-1] |= not part["terminals"][-1]
-        keys = [key for key in parts[0] if all(key in part for part in parts)] if parts else []
-        arrays = {key: np.concatenate([part[key] for part in parts]) for key in keys}
-    except (OSError, LookupError, ValueError, TypeError, AttributeError, AssertionError) as error:
-        raise DatasetError(
-            f"{name}: cannot be read ({error}). Expected observations and actions that are arrays, and episodes of one "
-            "step or more. Export it again, or download it anew."
-        ) from None
+        raise DatasetError(f"{name}: Minari has no such dataset in {folder}. There are: {_known(minari)}.")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of an author who tells nothing
+        try:
+            _check_spaces(folder)
+            found = minari.load_dataset(name)
+            metadata = found.storage.metadata.get(METADATA)
+            parts = [_arrays(episode) for episode in found.iterate_episodes()]
+            for part in parts[:-1]:  # the last one may be unfinished, as in an npz
+                part["timeouts"][-1] |= not part["terminals"][-1]
+            keys = [key for key in parts[0] if all(key in part for part in parts)] if parts else []
+            arrays = {key: np.concatenate([part[key] for part in parts]) for key in keys}
+        except Exception as error:  # whatever Minari, h5py and gymnasium stumble over in the file of a stranger
+            said = " ".join(str(error).split())[:SHOWN_CHARACTERS] or type(error).__name__
+            raise DatasetError(
+                f"{name}: cannot be read ({said}). Expected observations and actions that are arrays, and episodes of "
+                "one step or more. Export it again, or download it anew."
+            ) from None
     if not parts:
         raise DatasetError(f"{name}: holds no episode. Expected at least one.")
     if metadata is not None:
-        arrays["metadata"] = np.array(metadata)
+        arrays["metadata"] = np.array(metadata, dtype=None if isinstance(metadata, str) else object)
     return check_dataset(arrays, name)
+
+
+def _check_spaces(folder: Path) -> None:
+    """Makes sure that a dataset describes its spaces.
+
+    Without them Minari would make the environment that the dataset names, whose import path its author chose.
+
+    Raises:
+        ValueError: it does not.
+    """
+    from minari.dataset.minari_storage import MinariStorage
+
+    described = MinariStorage.read_raw_metadata(folder / "data")
+    for space in ("observation_space", "action_space"):
+        if space not in described:
+            raise ValueError(f"it does not describe its {space}")
+
+
+def _known(minari: ModuleType) -> str:
+    """Names of the local datasets."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of datasets that nobody asked for
+        try:
+            return ", ".join(minari.list_local_datasets()) or "none"
+        except (ValueError, TypeError):
+            return "unknown, for a folder among them has a name that Minari cannot read"
 
 
 def _minari() -> ModuleType:

@@ -124,6 +124,8 @@ def run_experiment(
             interruption = error
         except KeyboardInterrupt:  # while something was started or ended
             interruption = RunInterrupted()
+        if folder.running_cells():  # of processes that were ended; the tables would count them as running
+            folder.write_running_cells([])
         write_tables(folder, folder.path)
     if interruption:
         raise interruption

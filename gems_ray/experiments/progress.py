@@ -11,7 +11,7 @@ from gems_ray.experiments.cell_folder import ENDED, RUNNING, UNFINISHED, CellFol
 from gems_ray.experiments.records import CellResult, Report
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.metrics import SECONDS, STEP
-from gems_ray.yaml_file import yaml_text
+from gems_ray.yaml_file import short_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +163,7 @@ def _last_reports(folder: CellFolder, result: CellResult | None) -> tuple[Report
 
 
 def _list(settings: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {_short(value)}" for name, value in settings.items())
+    return ", ".join(f"{name} {short_text(value)}" for name, value in settings.items())
 
 
 def cell_titles(run: RunFolder) -> dict[str, str]:
@@ -189,10 +189,6 @@ def cell_titles(run: RunFolder) -> dict[str, str]:
         for name in candidate.cells:
             titles.setdefault(name, _title(f"{candidate.label} again", name, several=True))
     return titles
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else yaml_text(value)
 
 
 def _title(text: str, name: str, several: bool) -> str:

@@ -6,12 +6,13 @@ A column is one `Column` below; with a heading it stands in the table of diagnos
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from gems_ray.experiments.cell_folder import CellFolder
+from gems_ray.experiments.cell_folder import ENDED, RUNNING, CellFolder
 from gems_ray.experiments.records import (
     CellDescription,
     CellResult,
@@ -22,7 +23,8 @@ from gems_ray.experiments.records import (
 )
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.metrics import CLONING_ERROR, Q_ABOVE_BOUND, Q_BOUND, Q_DATASET, Q_POLICY, Q_RANDOM, STEP, TD_ERROR
-from gems_ray.results.settings import Value, all_settings, differing, searched_settings
+from gems_ray.results.settings import Value, all_settings, differing, searched_settings, told_defaults
+from gems_ray.results.text import visible
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,7 @@ class CellRecords:
     test: FinalEvaluations | None
     report: Report  # the last one
     settings: dict[str, Value]  # that are known
+    defaults: dict[str, Value]  # of the algorithm, as far as the cell tells them
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,20 +158,41 @@ def cells_frame(*runs: RunFolder) -> pd.DataFrame:
     """One row per cell: what it was, how it ended, what it scored.
 
     Returns are means over the test users; `validation_best` chose the best checkpoint. A setting that is not the same
-    in all cells has a column behind `seed`: empty where it is the algorithm's default. With several runs, the column
-    `run` says which of them a cell is of.
+    in all cells has a column behind `seed`: empty where it is the algorithm's default, unless a search among the runs
+    tells what that is. With several runs, the column `run` says which of them a cell is of.
 
     Raises:
         RunFolderError: a file of a folder is damaged.
     """
     cells = [cell for name, run in zip(run_names(runs), runs, strict=True) for cell in _read_cells(name, run)]
+    frame = _frame(cells).sort_values([*KEYS], ignore_index=True)
+    return frame if len(runs) > 1 else frame.drop(columns="run")
+
+
+def cells_frames(*runs: RunFolder) -> list[pd.DataFrame]:
+    """The rows of `cells_frame` for each run apart, all with a column for every setting in which the runs differ.
+
+    Raises:
+        RunFolderError: a file of a folder is damaged.
+    """
+    cells = [_read_cells(name, run) for name, run in zip(run_names(runs), runs, strict=True)]
+    whole = _frame([cell for each in cells for cell in each])
+    ends = list(accumulate(map(len, cells)))
+    parts = [whole.iloc[end - len(each) : end] for end, each in zip(ends, cells, strict=True)]
+    return [part.drop(columns="run").sort_values([*KEYS], ignore_index=True) for part in parts]
+
+
+def _frame(cells: Sequence[CellRecords]) -> pd.DataFrame:
+    """A row for each cell in this order, with its `run`."""
     columns = {column.name: [column.value(cell) for cell in cells] for column in COLUMNS}
     names = list(columns)
-    settings = differing([cell.settings for cell in cells], [*names, "run"])
+    defaults: dict[str, dict[str, Value]] = {}
+    for cell in cells:
+        defaults.setdefault(cell.description.algorithm, {}).update(cell.defaults)
+    settings = differing([defaults[cell.description.algorithm] | cell.settings for cell in cells], [*names, "run"])
     head, tail = names[: names.index("seed") + 1], names[names.index("seed") + 1 :]
-    first = {"run": [cell.run for cell in cells]} if len(runs) > 1 else {}
-    ordered = {**first, **{name: columns[name] for name in head}, **settings, **{name: columns[name] for name in tail}}
-    return pd.DataFrame(ordered).sort_values([*KEYS], ignore_index=True)
+    ordered = {**{name: columns[name] for name in head}, **settings, **{name: columns[name] for name in tail}}
+    return pd.DataFrame({"run": [cell.run for cell in cells], **ordered})
 
 
 def setting_columns(cells: pd.DataFrame) -> list[str]:
@@ -192,27 +216,32 @@ def known_engines(frame: pd.DataFrame) -> pd.DataFrame:
 
 def run_names(runs: Sequence[RunFolder]) -> list[str]:
     """What each run is called in tables: the name of its folder, or its path where two folders have the same name."""
-    names = [run.path.resolve().name for run in runs]
-    return [name if names.count(name) == 1 else str(run.path) for name, run in zip(names, runs, strict=True)]
+    names = [visible(run.path.resolve().name) for run in runs]
+    return [name if names.count(name) == 1 else visible(str(run.path)) for name, run in zip(names, runs, strict=True)]
 
 
 def _read_cells(name: str, run: RunFolder) -> list[CellRecords]:
-    searched = searched_settings(run)
-    return [_read_cell(name, folder, searched.get(folder.path.name, {})) for folder in run.cells()]
+    searched, in_work = searched_settings(run), run.running_cells()
+    return [
+        _read_cell(name, folder, searched.get(folder.path.name, {}), folder.path.name in in_work)
+        for folder in run.cells()
+    ]
 
 
-def _read_cell(run: str, folder: CellFolder, searched: Mapping[str, Any]) -> CellRecords:
+def _read_cell(run: str, folder: CellFolder, searched: Mapping[str, Any], in_work: bool) -> CellRecords:
     description, result = folder.description, folder.result()
+    status = folder.status_by(result)
     return CellRecords(
         run=run,
         name=folder.path.name,
-        status=folder.status_by(result),
+        status=RUNNING if in_work and status not in ENDED else status,
         description=description,
         result=result,
         validation=result.validation if result else None,
         test=result.test if result else None,
         report=folder.last_report(result),
         settings=all_settings(description, searched),
+        defaults=told_defaults(description, searched),
     )
 
 

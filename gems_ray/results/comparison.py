@@ -5,7 +5,8 @@ A *group* is one algorithm with one choice of settings. Its cells in one environ
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import combinations
+from functools import cached_property
+from itertools import chain, combinations
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import pandas as pd
 from gems_ray.experiments.cell_folder import ENDED, PENDING, RUNNING, UNFINISHED, WITH_RESULT
 from gems_ray.experiments.records import References
 from gems_ray.experiments.run_folder import RunFolder
-from gems_ray.results.cells import cells_frame, scores, setting_columns
+from gems_ray.results.cells import cells_frame, cells_frames, scores, setting_columns
 from gems_ray.results.settings import distinct_texts
 from gems_ray.results.statistics import (
     UNKNOWN,
@@ -38,6 +39,41 @@ BEST, WORSE, ALIKE, UNTOLD, ALONE = "best", "worse", "not told apart", "too few 
 SEED = 0  # of the resamples: the same folder gives the same table; anew for each number, so that rows do not matter
 
 
+class Comparison:
+    """The comparison of one or many runs at one moment; each part is computed once, when it is first asked for.
+
+    Args:
+        runs: that are read.
+        cells: their `cells_frame`, if it has been read already.
+    Raises:
+        RunFolderError: when a part is asked for, a file of a folder is damaged.
+    """
+
+    def __init__(self, runs: Sequence[RunFolder], cells: pd.DataFrame | None = None) -> None:
+        self.runs = runs
+        self.cells = cells_frame(*runs) if cells is None else cells
+
+    @cached_property
+    def tested(self) -> pd.DataFrame:
+        """The cells that are compared, as `tested_cells` has them."""
+        return tested_cells(self.runs, self.cells)
+
+    @cached_property
+    def references(self) -> dict[str, References | None]:
+        """By environment, what the reference policies reached."""
+        return references_of(self.runs, sorted(self.tested["environment"].unique()))
+
+    @cached_property
+    def compared(self) -> pd.DataFrame:
+        """One row per environment, group and checkpoint, of `comparison_frame`."""
+        return comparison_frame(self.tested, self.references)
+
+    @cached_property
+    def overall(self) -> pd.DataFrame:
+        """One row per group and checkpoint over all environments, of `overall_frame`."""
+        return overall_frame(self.tested, self.references)
+
+
 def tested_cells(runs: Sequence[RunFolder], cells: pd.DataFrame | None = None) -> pd.DataFrame:
     """The cells whose test returns can be compared, with what tells their groups apart in the column `settings`.
 
@@ -50,12 +86,25 @@ def tested_cells(runs: Sequence[RunFolder], cells: pd.DataFrame | None = None) -
     Raises:
         RunFolderError: a file of a folder is damaged.
     """
-    cells = cells_frame(*runs) if cells is None else cells
-    trials = {name for run in runs for name in _trial_cells(run)}
-    cells = cells[~cells["cell"].isin(trials)]
+    cells = _without_trials(runs, cells_frame(*runs) if cells is None else cells)
     order = cells["status"].isin(WITH_RESULT).sort_values(ascending=False, kind="stable").index
     cells = cells.loc[order].drop_duplicates("cell").sort_index()
-    return cells.assign(settings=_group_settings(cells)).reset_index(drop=True)
+    (settings,) = _group_settings(cells)
+    return cells.assign(settings=settings).reset_index(drop=True)
+
+
+def matched_cells(one: RunFolder, other: RunFolder) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The cells of two runs, as `tested_cells` has them; groups with the same `settings` belong together.
+
+    A setting that one of the runs varies for an algorithm tells its groups apart in both of them, by its exact value.
+    A setting that neither varies does not, so that two runs can be compared by it.
+
+    Raises:
+        RunFolderError: a file of a folder is damaged.
+    """
+    cells = [_without_trials([run], frame) for run, frame in zip((one, other), cells_frames(one, other), strict=True)]
+    first, second = (frame.assign(settings=texts) for frame, texts in zip(cells, _group_settings(*cells), strict=True))
+    return first, second
 
 
 def comparison_frame(cells: pd.DataFrame, references: Mapping[str, References | None]) -> pd.DataFrame:
@@ -202,20 +251,36 @@ def _trial_cells(run: RunFolder) -> set[str]:
     return run.search_cells() - {name for candidate in run.candidates() or [] for name in candidate.cells}
 
 
-def _group_settings(cells: pd.DataFrame) -> list[str]:
-    """What tells the groups of one algorithm apart, as one text for each cell: `alpha 0.5, batch_size 64`."""
-    differing = setting_columns(cells)
-    columns = {
-        algorithm: [name for name in differing if len(set(map(repr, group[name]))) > 1]
-        for algorithm, group in cells.groupby("algorithm")
-    }
-    texts = {name: distinct_texts(cells[name].dropna()) for name in differing}
+def _without_trials(runs: Sequence[RunFolder], cells: pd.DataFrame) -> pd.DataFrame:
+    trials = {name for run in runs for name in _trial_cells(run)}
+    return cells[~cells["cell"].isin(trials)]
+
+
+def _group_settings(*frames: pd.DataFrame) -> list[list[str]]:
+    """What tells the groups of one algorithm apart, as one text for each cell: `alpha 0.5, batch_size 64`.
+
+    Args:
+        frames: of cells, with the same columns; a setting counts where it is not the same within one of them.
+    Returns:
+        the texts for each frame; the same values have the same text in all of them, and different values never do.
+    """
+    names = setting_columns(frames[0])
+    varied: dict[str, set[str]] = {}
+    for cells in frames:
+        for algorithm, group in cells.groupby("algorithm"):
+            different = {name for name in names if len(set(map(repr, group[name]))) > 1}
+            varied.setdefault(str(algorithm), set()).update(different)
+    texts = {name: distinct_texts(chain.from_iterable(cells[name].dropna() for cells in frames)) for name in names}
     return [
-        ", ".join(
-            f"{name} {'default' if pd.isna(row[name]) else texts[name][row[name]]}"
-            for name in columns[row["algorithm"]]
-        )
-        for row in cells.to_dict("records")
+        [
+            ", ".join(
+                f"{name} {'default' if pd.isna(row[name]) else texts[name][row[name]]}"
+                for name in names
+                if name in varied[row["algorithm"]]
+            )
+            for row in cells.to_dict("records")
+        ]
+        for cells in frames
     ]
 
 

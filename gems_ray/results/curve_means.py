@@ -13,9 +13,10 @@ POINTS = 100  # of a curve; more cannot be told apart on a screen
 def mean_curves(curves: pd.DataFrame, metric: str, points: int = POINTS) -> pd.DataFrame:
     """The mean over seeds of a metric with the 95% interval of Student's t.
 
-    Where the cells have more reports than can be drawn, the updates are divided into stretches of equal length. Each
-    cell counts with the mean of its reports in a stretch, which stands at the end of the stretch. Nothing is smoothed
-    otherwise. A cell that ended early is missing in what follows; `seeds` says how many are left.
+    Where the cells of a group have more reports than can be drawn, its updates are divided into stretches of equal
+    length: each group has its own, so that a short one keeps its curve beside a long one. Each cell counts with the
+    mean of its reports in a stretch, which stands at the end of the stretch. Nothing is smoothed otherwise. A cell that
+    ended early is missing in what follows; `seeds` says how many are left.
 
     Args:
         curves: of `Results.group_curves`.
@@ -27,7 +28,8 @@ def mean_curves(curves: pd.DataFrame, metric: str, points: int = POINTS) -> pd.D
     keys = ["environment", "group", STEP]
     if curves.empty:
         return pd.DataFrame(columns=[*keys, "mean", "low", "high", "seeds"])
-    placed = curves.assign(**{STEP: stretch_ends(curves[STEP], points)})
+    ends = curves.groupby(["environment", "group"])[STEP].transform(stretch_ends, points)
+    placed = curves.assign(**{STEP: ends})
     by_cell = placed.groupby([*keys, "run", "cell"], sort=True)[metric].mean()
     found = by_cell.groupby(keys).agg(["mean", "std", "count"]).reset_index()
     seeds = found["count"].to_numpy()

@@ -6,8 +6,9 @@ import pandas as pd
 
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.results.comparison import CHECKPOINTS
-from gems_ray.results.comparison_tables import TITLES, interval, p_value, spread
+from gems_ray.results.comparison_tables import TITLES
 from gems_ray.results.differences import input_differences, only_in, repeated_cells, result_differences
+from gems_ray.results.numbers import interval, p_value, spread
 from gems_ray.results.text_table import TextTable
 
 NOTES = (
@@ -69,7 +70,8 @@ def _seeds(frame: pd.DataFrame) -> str:
 
 
 def _cell_notes(one: RunFolder, other: RunFolder, results: pd.DataFrame) -> list[str]:
-    notes = [] if len(results) else ["Nothing to compare: no environment and algorithm is in both."]
+    nothing = "Nothing to compare: no environment and algorithm is in both with the same settings."
+    notes = [] if len(results) else [nothing]
     for name, missing in (("A", only_in(one, other)), ("B", only_in(other, one))):
         if missing:
             notes.append(f"Only in {name}: {'; '.join(missing)}.")

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from gems_ray.experiments.run_folder import RunFolder
-from gems_ray.results.comparison import CHECKPOINTS, SIGNIFICANT, returns_of, tested_cells
+from gems_ray.results.comparison import CHECKPOINTS, SIGNIFICANT, matched_cells, returns_of, tested_cells
 from gems_ray.results.settings import flat
 from gems_ray.results.statistics import (
     Values,
@@ -37,16 +37,15 @@ def input_differences(one: RunFolder, other: RunFolder) -> pd.DataFrame:
         first, second = read(one), read(other)
         for name in dict.fromkeys((*first, *second)):
             a, b = (_text(values, name) for values in (first, second))
+            if a == b and first.get(name) != second.get(name):  # numbers that differ in their last digits
+                a, b = (str(values.get(name, MISSING)) for values in (first, second))
             if a != b:
                 rows.append({"part": part, "name": name, "a": a, "b": b})
     return pd.DataFrame(rows, columns=["part", "name", "a", "b"])
 
 
 def result_differences(one: RunFolder, other: RunFolder) -> pd.DataFrame:
-    """One row per checkpoint, environment, algorithm and settings that both runs have.
-
-    Settings that tell the groups of one run apart must be the same in both runs; settings in which the two runs as a
-    whole differ are what is compared.
+    """One row per checkpoint, environment, algorithm and settings that both runs have, matched by `matched_cells`.
 
     Returns:
         `a_mean`, `a_std`, `a_seeds`, the same for b; `difference` b - a with `low` and `high` (95%, widened for few
@@ -56,7 +55,7 @@ def result_differences(one: RunFolder, other: RunFolder) -> pd.DataFrame:
     Raises:
         RunFolderError: a file of a folder is damaged.
     """
-    first, second = _groups(one), _groups(other)
+    first, second = _groups(one, other)
     common = sorted(set(first) & set(second))
     rows: list[dict[str, Any]] = []
     for checkpoint in CHECKPOINTS:
@@ -72,7 +71,8 @@ def result_differences(one: RunFolder, other: RunFolder) -> pd.DataFrame:
 
 def only_in(one: RunFolder, other: RunFolder) -> list[str]:
     """What the first run has and the second has not: `diffuse_mix td3_bc alpha 0.5`."""
-    missing = sorted(set(_groups(one)) - set(_groups(other)))
+    first, second = _groups(one, other)
+    missing = sorted(set(first) - set(second))
     return [" ".join(filter(None, key)) for key in missing]
 
 
@@ -110,9 +110,18 @@ def _second_less_first(strata: Sequence[Values]) -> Values:
     return strata[1].mean(axis=-1) - strata[0].mean(axis=-1)
 
 
-def _groups(run: RunFolder) -> dict[tuple[str, str, str], pd.DataFrame]:
-    groups = tested_cells([run]).groupby(["environment", "algorithm", "settings"], sort=True)
-    return {(str(key[0]), str(key[1]), str(key[2])): group for key, group in groups}
+Groups = dict[tuple[str, str, str], pd.DataFrame]  # by environment, algorithm and settings
+
+
+def _groups(one: RunFolder, other: RunFolder) -> tuple[Groups, Groups]:
+    first, second = (
+        {
+            (str(key[0]), str(key[1]), str(key[2])): group
+            for key, group in cells.groupby(["environment", "algorithm", "settings"], sort=True)
+        }
+        for cells in matched_cells(one, other)
+    )
+    return first, second
 
 
 def _experiment(run: RunFolder) -> dict[str, Any]:

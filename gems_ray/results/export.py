@@ -8,9 +8,9 @@ import pandas as pd
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.files import write_text_atomically
 from gems_ray.results import search, tables
-from gems_ray.results.cells import cells_frame, rounded
-from gems_ray.results.comparison import comparison_frame, overall_frame, references_of, tested_cells
-from gems_ray.results.comparison_tables import tables_of
+from gems_ray.results.cells import rounded
+from gems_ray.results.comparison import Comparison
+from gems_ray.results.comparison_tables import comparison_tables
 from gems_ray.results.curves import curves_frame
 from gems_ray.results.facts import facts
 from gems_ray.results.format_names import STANDARD, SUFFIXES, Format
@@ -29,7 +29,7 @@ def export_runs(
     runs: Sequence[RunFolder],
     folder: Path,
     formats: Sequence[Format] = STANDARD,
-    cells: pd.DataFrame | None = None,
+    comparison: Comparison | None = None,
 ) -> list[Path]:
     """Writes everything that can be read from one or many runs: cells, learning curves, results, comparison.
 
@@ -40,21 +40,19 @@ def export_runs(
         runs: that are read.
         folder: of the files.
         formats: of the files.
-        cells: the `cells_frame` of the runs, if it has been read already.
+        comparison: of the runs, if it has been made already.
     Returns:
         the paths of the files.
     Raises:
         RunFolderError: a file of a run is damaged.
         ConfigError: the package for a format is not installed.
     """
-    cells = cells_frame(*runs) if cells is None else cells
-    tested = tested_cells(runs, cells)
-    references = references_of(runs, sorted(tested["environment"].unique()))
-    described = facts(runs, cells)
-    compared = tables_of(tested, references, described)
-    frames = {"cells": rounded(cells), "comparison": _rounded(comparison_frame(tested, references))}
-    if not (overall := overall_frame(tested, references)).empty:
-        frames["overall"] = _rounded(overall)
+    comparison = Comparison(runs) if comparison is None else comparison
+    cells, described = comparison.cells, facts(runs, comparison.cells)
+    compared = comparison_tables(comparison, described)
+    frames = {"cells": rounded(cells), "comparison": _rounded(comparison.compared)}
+    if not comparison.overall.empty:
+        frames["overall"] = _rounded(comparison.overall)
     shown, texts = compared, {"comparison.md": to_markdown(compared)}
     if len(runs) == 1:
         (run,) = runs

@@ -9,7 +9,7 @@ from gems_ray.experiments.readable_run import ReadableRun
 from gems_ray.experiments.records import References
 from gems_ray.metrics import STEP
 from gems_ray.results.cells import cells_frame, run_names, scores
-from gems_ray.results.comparison import references_of, tested_cells
+from gems_ray.results.comparison import Comparison, references_of
 from gems_ray.results.curves import curves_frame
 
 PLACE = ["environment", "group", "run", "cell", "seed"]  # of a curve
@@ -36,12 +36,22 @@ class Results:
         return cells if "run" in cells else cells.assign(run=self.names[0])
 
     @cached_property
+    def scored(self) -> pd.DataFrame:
+        """All cells with their scores, for both checkpoints."""
+        return self._with_scores(self.cells)
+
+    @cached_property
+    def comparison(self) -> Comparison:
+        """The groups against each other."""
+        return Comparison(self.runs, self.cells.drop(columns="run") if len(self.runs) == 1 else self.cells)
+
+    @cached_property
     def tested(self) -> pd.DataFrame:
         """The cells that are compared with each other, with `group` and, for both checkpoints, their scores.
 
         Of a search these are the candidates on fresh seeds.
         """
-        cells = tested_cells(self.runs, self.cells.drop(columns="run") if len(self.runs) == 1 else self.cells)
+        cells = self.comparison.tested
         cells = cells if "run" in cells else cells.assign(run=self.names[0])
         return self._with_scores(cells.assign(group=_groups(cells)))
 
@@ -56,8 +66,8 @@ class Results:
             for number, trial in run.trials().items()
             for cell in trial.cells
         }
-        keys = zip(self.cells["run"], self.cells["cell"], strict=True)
-        return self._with_scores(self.cells.assign(group=[trials.get(key, key[1]) for key in keys], settings=""))
+        keys = zip(self.scored["run"], self.scored["cell"], strict=True)
+        return self.scored.assign(group=[trials.get(key, key[1]) for key in keys], settings="")
 
     @cached_property
     def curves(self) -> pd.DataFrame:

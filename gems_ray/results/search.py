@@ -18,11 +18,13 @@ from gems_ray.experiments.records import CellResult
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.files import write_text_atomically
 from gems_ray.results.cells import cells_frame
-from gems_ray.results.comparison import ALIKE, BEST, UNTOLD, comparison_frame, tested_cells
+from gems_ray.results.comparison import ALIKE, BEST, UNTOLD
 from gems_ray.results.facts import facts
+from gems_ray.results.numbers import short, spread
 from gems_ray.results.tables import markdown_facts
 from gems_ray.results.text import visible
 from gems_ray.results.text_table import TextTable, markdown_table
+from gems_ray.yaml_file import short_text
 
 
 def trials_frame(run: RunFolder) -> pd.DataFrame:
@@ -159,7 +161,7 @@ def to_rich(run: RunFolder) -> list[Table]:
         params = {trial.number: trial.params for trial in found}
         for row in done.head(5).to_dict("records"):
             settings = {name.removeprefix(f"{row['algorithm']}."): v for name, v in params[row["trial"]].items()}
-            cells = [str(row["trial"]), _settings(settings), *(_short(row[name]) for name in objectives)]
+            cells = [str(row["trial"]), _settings(settings), *(short(row[name]) for name in objectives)]
             shown.add_row(*(Text(visible(cell)) for cell in cells))
     drawn = Table(box=None, pad_edge=False, title="Candidates", title_justify="left")
     header, rows = _display(_candidates_frame(run, found))
@@ -190,10 +192,14 @@ def notes(run: RunFolder, trials: pd.DataFrame) -> list[str]:
     return lines
 
 
-def told_apart(run: RunFolder) -> list[str]:
-    """Which candidates the test users cannot tell apart from the best, a sentence for each environment."""
+def told_apart(run: RunFolder, compared: pd.DataFrame) -> list[str]:
+    """Which candidates the test users cannot tell apart from the best, a sentence for each environment.
+
+    Args:
+        run: of a search.
+        compared: of `comparison_frame`, of this run alone.
+    """
     label = {name: candidate.label for candidate in run.candidates() or [] for name in candidate.cells}
-    compared = comparison_frame(tested_cells([run]), {})
     if compared.empty:
         return []
     last = compared[compared["checkpoint"] == "last"]
@@ -218,27 +224,16 @@ def _mean(values: list[float]) -> float:
 
 
 def _settings(settings: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {_short(value)}" for name, value in settings.items()) or "-"
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, float):
-        return "-" if math.isnan(value) else f"{value:.1f}" if abs(value) >= 100 else f"{value:.3g}"
-    return str(value)
+    return ", ".join(f"{name} {short_text(value)}" for name, value in settings.items()) or "-"
 
 
 def _display(tried: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    def spread(row: dict[Any, Any], kind: str) -> str:
-        mean, std = row[f"{kind}_mean"], row[f"{kind}_std"]
-        return "-" if pd.isna(mean) else f"{mean:.1f}" + ("" if pd.isna(std) else f" ± {std:.1f}")
-
     rows = [
         [
             row["candidate"],
             row["settings"],
-            _short(row["search"]),
-            spread(row, "fresh"),
-            spread(row, "test"),
+            short(row["search"]),
+            *(spread(row[f"{kind}_mean"], row[f"{kind}_std"]) for kind in ("fresh", "test")),
             str(row["seeds"]),
         ]
         for row in tried.to_dict("records")

@@ -7,13 +7,12 @@ from typing import Any
 from gems_ray.errors import RunFolderError
 from gems_ray.experiments.records import CellDescription
 from gems_ray.experiments.run_folder import RunFolder
-from gems_ray.yaml_file import yaml_text
+from gems_ray.yaml_file import short_text, yaml_text
 
 SECTIONS = ("dataset", "training", "evaluation")  # of an experiment file, besides the settings of its algorithms
 # A path, and what has a column of its own and is left out where a search only tries.
 NO_SETTINGS = ("dataset.folder", "evaluation.test_users")
 Value = bool | int | float | str | None
-LARGE = 1e7  # whole numbers from here on are written with an exponent
 
 
 def searched_settings(run: RunFolder) -> dict[str, dict[str, Any]]:
@@ -51,6 +50,16 @@ def all_settings(description: CellDescription, searched: Mapping[str, Any]) -> d
     return {name: _scalar(value) for name, value in found.items() if name not in NO_SETTINGS}
 
 
+def told_defaults(description: CellDescription, searched: Mapping[str, Any]) -> dict[str, Value]:
+    """Defaults of the algorithm that a cell tells: what its trial tried, and its description leaves out.
+
+    Args:
+        description: of the cell.
+        searched: what a trial tried.
+    """
+    return {name: _scalar(value) for name, value in searched.items() if name not in description.settings}
+
+
 def differing(settings: Sequence[Mapping[str, Value]], taken: Sequence[str] = ()) -> dict[str, list[Value]]:
     """A column for every setting that is not the same in all cells.
 
@@ -68,20 +77,13 @@ def differing(settings: Sequence[Mapping[str, Value]], taken: Sequence[str] = ()
     return columns
 
 
-def short(value: Value) -> str:
-    """A value for a table: three digits of a number with a fraction."""
-    if isinstance(value, float) and not (value.is_integer() and abs(value) < LARGE):
-        return f"{value:.3g}"
-    # Whole numbers beside gaps are floats to pandas.
-    return yaml_text(int(value) if isinstance(value, float) else value)
-
-
 def distinct_texts(values: Iterable[Value]) -> dict[Value, str]:
-    """A text for every value: short, unless two values would look the same."""
-    different = dict.fromkeys(values)
-    texts = {value: short(value) for value in different}
-    counts = Counter(texts.values())
-    return {value: text if counts[text] == 1 else yaml_text(value) for value, text in texts.items()}
+    """A text for every value: as short as no two values look the same."""
+    texts = {value: short_text(value) for value in dict.fromkeys(values)}
+    for longer in (yaml_text, str):
+        counts = Counter(texts.values())
+        texts = {value: text if counts[text] == 1 else longer(value) for value, text in texts.items()}
+    return texts
 
 
 def _of_one_kind(values: list[Value]) -> list[Value]:

@@ -13,6 +13,7 @@ from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.files import write_text_atomically
 from gems_ray.results.cells import DIAGNOSTICS, cells_frame, known_engines, rounded, scores
 from gems_ray.results.facts import facts
+from gems_ray.results.numbers import fixed, spread
 from gems_ray.results.text import escape_markdown
 from gems_ray.results.text_table import TextTable, draw, markdown_table
 
@@ -154,8 +155,7 @@ def _display(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
         cells = [str(row["environment"]), str(row["algorithm"])]
         for kind in ("last", "best"):
             mean, std, score = (row[f"{kind}_{value}"] for value in ("mean", "std", "score"))
-            spread = "" if pd.isna(std) else f" ± {std:.1f}"
-            cells += ["-" if pd.isna(mean) else f"{mean:.1f}{spread}", "-" if pd.isna(score) else f"{score:.0f}"]
+            cells += [spread(mean, std), fixed(score, 0)]
         rows.append([*cells, str(row["seeds"]) if row["algorithm"] not in REFERENCE_POLICIES else ""])
     return header, rows
 

@@ -2,8 +2,9 @@
 
 import re
 
-# Control characters but tabulator and end of line: a terminal would obey them, wherever they came from.
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+# Control characters but tabulator and end of line: a terminal would obey them, wherever they came from. And bytes of a
+# path that are no text, which cannot be written in UTF-8.
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def visible(text: str) -> str:

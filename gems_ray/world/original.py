@@ -17,10 +17,9 @@ from gems_ray.simulator import Environment
 from gems_ray.simulator.environments import ENVIRONMENTS
 from gems_ray.world.agent import BehaviorAgent
 from gems_ray.world.belief import GruBelief
-from gems_ray.world.ranker import GemsRanker, RankerConfig
+from gems_ray.world.ranker import BOUNDS_SESSIONS, GemsRanker, RankerConfig
 
 LATENT_DIM, BELIEF_DIM = 32, 20  # Z and H of every dataset
-BOUNDS_SESSIONS = 1_000  # whose slates span the action box, as published
 LARGEST = 2_000_000_000  # bytes of a checkpoint; the published ones have 3 to 6 million
 REFUSED = re.compile(r"(?:GLOBAL|global|Unsupported class|unsupported GLOBAL) `?([\w.]+)")
 NAMES_IN_FILES = re.compile("|".join(ENVIRONMENTS))

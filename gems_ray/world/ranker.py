@@ -13,6 +13,7 @@ from gems_ray.networks import mlp
 
 # Slots scored at once when decoding: 400 x 1000 logits stay in the processor's second-level cache.
 DECODE_BLOCK = 400
+BOUNDS_SESSIONS = 1_000  # whose slates span the action box, as published
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,10 +17,10 @@ from gems_ray.simulator.items import read_items
 from gems_ray.world.agent import BehaviorAgent
 from gems_ray.world.belief import GruBelief
 from gems_ray.world.bundle import World, find_world
-from gems_ray.world.original import BOUNDS_SESSIONS, read_agent, read_belief, read_bounds, read_ranker, read_sessions
-from gems_ray.world.ranker import GemsRanker
+from gems_ray.world.original import read_agent, read_belief, read_bounds, read_ranker, read_sessions
+from gems_ray.world.ranker import BOUNDS_SESSIONS, GemsRanker
 from gems_ray.worldmaking.agent import AgentTrainer, AgentTraining
-from gems_ray.worldmaking.ranker import log_sessions
+from gems_ray.worldmaking.ranker import action_box_of, log_sessions
 from gems_ray.worldmaking.world import TRAINING, Clock, Progress, claim, test_returns, train_agents
 from gems_ray.yaml_file import dump_yaml, plain
 
@@ -137,9 +137,7 @@ def _bounds(
     if files.sessions is not None:
         slates, clicks = read_sessions(files.sessions, environment)
     else:
-        sessions = log_sessions(environment, items, BOUNDS_SESSIONS, seed)
-        slots = environment.slate_size
-        slates, clicks = sessions.slates[:, 1:].reshape(-1, slots), sessions.clicks[:, 1:].reshape(-1, slots)
+        return action_box_of(ranker, log_sessions(environment, items, BOUNDS_SESSIONS, seed))
     return ranker.action_box(torch.from_numpy(slates.astype("int64")), torch.from_numpy(clicks))
 
 

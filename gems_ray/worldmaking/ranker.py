@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from gems_ray.action_box import ActionBox
 from gems_ray.checkpoints import write_checkpoint
 from gems_ray.envs.rollout import SlateEpisodes, rollout_slates
 from gems_ray.flat_state import FlatState, flatten_modules, flatten_optimizers, load_modules, load_optimizers
 from gems_ray.policies.slates import SlatePolicy
 from gems_ray.rng import stream, stream_seed
 from gems_ray.simulator import Environment, TopicRec
-from gems_ray.world.ranker import GemsRanker, RankerConfig
+from gems_ray.world.ranker import BOUNDS_SESSIONS, GemsRanker, RankerConfig
 
 USERS_AT_ONCE = 1_000
 VALIDATION_BLOCK = 4_096
@@ -59,6 +60,19 @@ def log_sessions(environment: Environment, items: np.ndarray, count: int, seed: 
         parts.append(rollout_slates(simulator, SlatePolicy("epsilon_greedy_oracle", environment, slates)))
     columns = ("slates", "clicks", "rewards", "bored_topics")
     return SlateEpisodes(*(np.concatenate([getattr(part, name) for part in parts]) for name in columns))
+
+
+def action_box_of(ranker: GemsRanker, sessions: SlateEpisodes) -> ActionBox:
+    """The action box that the first sessions span.
+
+    Args:
+        ranker: that encodes their slates.
+        sessions: logged episodes; their first slate is the same for everyone and is left out.
+    """
+    slots = sessions.slates.shape[-1]
+    slates = sessions.slates[:BOUNDS_SESSIONS, 1:].reshape(-1, slots).astype(np.int64)
+    clicks = sessions.clicks[:BOUNDS_SESSIONS, 1:].reshape(-1, slots)
+    return ranker.action_box(torch.from_numpy(slates), torch.from_numpy(clicks))
 
 
 class RankerTrainer:

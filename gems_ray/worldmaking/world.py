@@ -15,7 +15,6 @@ import torch
 from gems_ray import __version__
 from gems_ray.action_box import ActionBox
 from gems_ray.checkpoints import read_checkpoint
-from gems_ray.envs.rollout import SlateEpisodes
 from gems_ray.errors import WorldError
 from gems_ray.evaluation.record import Evaluation
 from gems_ray.evaluation.returns import Evaluator
@@ -30,10 +29,9 @@ from gems_ray.world.belief import GruBelief
 from gems_ray.world.bundle import World
 from gems_ray.world.ranker import GemsRanker, RankerConfig
 from gems_ray.worldmaking.agent import AgentReport, AgentTrainer, AgentTraining, Milestone
-from gems_ray.worldmaking.ranker import RankerEpoch, RankerTrainer, RankerTraining, log_sessions
+from gems_ray.worldmaking.ranker import RankerEpoch, RankerTrainer, RankerTraining, action_box_of, log_sessions
 from gems_ray.yaml_file import dump_yaml, plain
 
-BOUNDS_SESSIONS = 1_000  # whose slates span the action box, as published
 TEST_USERS = 1_000
 RANKER_LOG, AGENT_LOG, TRAINING = "ranker_log.csv", "agent_log.csv", "training"
 
@@ -77,7 +75,7 @@ def train_world(recipe: WorldRecipe, folder: Path, command: str, progress: Progr
         _append(folder / RANKER_LOG, epoch, clock.save())
         progress(epoch, clock.seconds())
     ranker = ranker_trainer.best.requires_grad_(False)
-    bounds = _action_box(ranker, sessions)
+    bounds = action_box_of(ranker, sessions)
 
     trainer = AgentTrainer(recipe.environment, items, ranker, bounds, recipe.agent_training, recipe.seed)
     agents = train_agents(trainer, ranker, bounds, folder, clock, progress)
@@ -173,13 +171,6 @@ def train_agents(
         _append(folder / AGENT_LOG, report, clock.save())
         progress(report, clock.seconds())
     return _agents(trainer, ranker, bounds)
-
-
-def _action_box(ranker: GemsRanker, sessions: SlateEpisodes) -> ActionBox:
-    slots = sessions.slates.shape[-1]
-    slates = sessions.slates[:BOUNDS_SESSIONS, 1:].reshape(-1, slots).astype(np.int64)
-    clicks = sessions.clicks[:BOUNDS_SESSIONS, 1:].reshape(-1, slots)
-    return ranker.action_box(torch.from_numpy(slates), torch.from_numpy(clicks))
 
 
 def _stages(trainer: AgentTrainer) -> dict[str, Milestone]:

@@ -123,6 +123,43 @@ def test_a_reader_sorts_filters_and_finds_why_a_cell_failed(show, small):
     check_quiet(opened)
 
 
+def test_a_p_value_too_small_to_be_written_stands_below_all_others(show, small):
+    page = show(small).page
+    texts = ["0.001", "<0.001", "", "0.37", "<0.001", "1.00", "0.02"]
+    page.evaluate(
+        """rows => {
+            const row = index => [element("tr", {}, ...cellsOf(rows[index], 1))];
+            const { box, show } = sortableTable(
+                { id: "own", title: "own", header: ["row", "p"], left: 1, rows, kept: {}, row });
+            document.querySelector("main").prepend(box);
+            show();
+        }""",
+        [[str(number), text] for number, text in enumerate(texts)],
+    )
+
+    def sorted_texts():
+        page.locator("#own-1").click()
+        return page.locator("#own tbody tr td:last-child").all_inner_texts()
+
+    falling = ["1.00", "0.37", "0.02", "0.001", "<0.001", "<0.001", ""]
+    assert sorted_texts() == falling
+    assert sorted_texts() == [*reversed(falling[:-1]), ""]
+
+
+def test_a_group_with_a_single_report_is_drawn(show, tmp_path):
+    run = finished_grid(tmp_path / "run", {"bc": 100.0, "iql": 150.0}, reports=20)
+    for cell in run.cells():
+        if cell.description.algorithm == "bc":
+            lines = (cell.path / "metrics.csv").read_text().splitlines()
+            (cell.path / "metrics.csv").write_text("\n".join(lines[:2]) + "\n")
+    page = show(gems_ray.report(run.path, tmp_path / "page.html")).page
+    ends = page.locator("#chart-0 circle.end")
+    assert ends.count() == 2
+    box, picture = ends.first.bounding_box(), page.locator("#chart-0 > svg").bounding_box()
+    assert box["width"] > 2 and picture["x"] < box["x"] < picture["x"] + picture["width"]
+    assert "bc (until 0)" in page.locator("#chart-0 table").inner_text(), "what is read is not of these updates"
+
+
 def test_warnings_and_summary_say_what_is_uncertain(show, small):
     opened = show(small)
     text = opened.page.locator("#summary").inner_text()

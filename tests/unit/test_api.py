@@ -15,6 +15,8 @@ import torch
 import gems_ray
 from gems_ray.errors import ConfigError, DatasetError, RunFolderError, WorldError
 from gems_ray.evaluation.returns import Evaluator
+from gems_ray.execution.in_process import InProcess
+from gems_ray.execution.run import run_experiment
 from gems_ray.experiments.check import check_experiment
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.machine import machine_report
@@ -204,6 +206,18 @@ class TestRun:
         whole = gems_ray.run(experiment, tmp_path / "whole", in_process=True)
         for name in ("last_return", "best_return", "q_policy"):
             assert run.cells()[name].tolist() == whole.cells()[name].tolist()
+
+    def test_the_tables_of_an_interrupted_run_hold_no_running_cell(self, experiment, tmp_path):
+        class Cut(InProcess):
+            def train_cells(self, run, cells):
+                (cell,) = cells
+                run.folder.write_running_cells([cell.name])
+                run.folder.cell(cell.name).append_metrics({"updates": 0})
+                raise gems_ray.RunInterrupted(signal.SIGINT)
+
+        with pytest.raises(gems_ray.RunInterrupted):
+            run_experiment(check_experiment(experiment), tmp_path / "run", Cut(), Notes())
+        assert pd.read_csv(tmp_path / "run" / "cells.csv")["status"].tolist() == ["unfinished"]
 
     def test_a_cell_that_fails_does_not_end_the_run(self, experiment, tmp_path):
         settings = {

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from gems_ray import metrics
+from gems_ray.cli.main import main
 from gems_ray.errors import RunFolderError
 from gems_ray.evaluation.record import OfflineEvaluation
 from gems_ray.experiments.candidates import (
@@ -365,7 +366,7 @@ def test_exports_agree(confirmed, tmp_path):
     assert [path.name for path in paths] == ["trials.csv", "candidates.csv", "table.md"]
     assert pd.read_csv(paths[0])["return"].tolist()[:4] == [50, 90, 80, 60]
     assert pd.read_csv(paths[1])["fresh_mean"].tolist() == [50, 62, 73]
-    row = "| trial 2 | alpha 0.1, hidden_sizes [256, 256] | 80 | 73.0 ± 4.2 | 173.0 ± 4.2 | 2 |"
+    row = "| trial 2 | alpha 0.1, hidden_sizes [256, 256] | 80.0 | 73.0 ± 4.2 | 173.0 ± 4.2 | 2 |"
     assert row in paths[2].read_text()
 
 
@@ -379,6 +380,33 @@ def test_fits_a_terminal_of_80_columns(confirmed):
     assert "73.0 ± 4.2" in text
     shown = [line.split()[0] for line in text.splitlines() if line[:5].strip().isdigit()]
     assert shown == ["1", "2", "3", "0"]
+
+
+def test_names_in_the_tables_of_a_search_are_shown_as_codes(tmp_path, monkeypatch, capsys):
+    """YAML takes no escape, but other signs that a terminal obeys; the record of the candidates takes both."""
+    of_yaml, of_json = "[red]\x9b\u202e", "\x1b[2J[red]\x07"
+    experiment = make_search()
+    run = make_run(tmp_path, experiment)
+    add_trial(run, experiment, 0, {"alpha": of_yaml}, result(50.0))
+    records = []
+    for seed, (label, settings) in enumerate([("td3_bc default", {}), (of_json, {of_json: of_json})]):
+        again = experiment.with_settings("td3_bc", {"alpha": of_yaml}, [6 + seed], test=True).cells()
+        run.add_cells(again)
+        run.cell(again[0].name).write_result(result(50.0, test=60.0))
+        names = [cell.name for cell in again]
+        records.append(CandidateRecord(label=label, trial=0, algorithm="td3_bc", settings=settings, cells=names))
+    run.write_candidates(records)
+    for command in ("export", "status"):
+        monkeypatch.setattr("sys.argv", ["run_tune.py", command, str(run.path)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        shown = "".join(capsys.readouterr())
+        assert ended.value.code == 0, shown
+        assert r"[red]\x9b\u202e" in shown and r"\x1b[2J[red]\x07" in shown, command
+        assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(shown), command
+    text = (run.path / "table.md").read_text()
+    assert r"\x1b[2J[red]\x07" in text
+    assert not {"\x1b", "\x07"} & set(text)
 
 
 def test_trials_of_several_algorithms_fit_a_terminal(tmp_path):

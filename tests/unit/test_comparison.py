@@ -12,8 +12,9 @@ from gems_ray.experiments.records import CellResult, FinalEvaluations, Fingerpri
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.results import comparison
 from gems_ray.results.cells import cells_frame
-from gems_ray.results.comparison import _against_best, comparison_frame, overall_frame, references_of
+from gems_ray.results.comparison import Comparison, _against_best, comparison_frame, overall_frame, references_of
 from gems_ray.results.comparison_tables import comparison_tables
+from gems_ray.results.facts import facts
 from gems_ray.results.statistics import holm, welch_test
 from gems_ray.results.text_table import to_markdown
 from tests.unit.conftest import MACHINE, evaluation
@@ -52,6 +53,11 @@ def compare(*runs):
     cells = comparison.tested_cells(runs)
     references = references_of(runs, sorted(cells["environment"].unique()))
     return comparison_frame(cells, references), overall_frame(cells, references)
+
+
+def tables(*runs):
+    found = Comparison(runs)
+    return to_markdown(comparison_tables(found, facts(runs, found.cells)))
 
 
 def test_an_environment_by_hand(run):
@@ -121,7 +127,7 @@ def test_cells_without_results_are_counted_and_named(run):
     assert math.isnan(rows.loc["td3_bc", "mean"])
     assert rows["verdict"].tolist() == ["worse", "best", ""]
     assert set(overall["algorithm"]) == {"bc", "iql"}
-    text = to_markdown(comparison_tables([run]))
+    text = tables(run)
     assert f"- Failed: {failed.path.name} (a &lt;b>loss&lt;/b> is \\| not finite\\x1b[2J)." in text
     assert f"- Pruned: {pruned.path.name}." in text
     assert f"- No folder in run first: {gone.name}." in text
@@ -131,13 +137,30 @@ def test_cells_without_results_are_counted_and_named(run):
     assert "diffuse_mix: dataset expert, fingerprint d1, world w1." in text
 
 
+def test_cells_that_are_trained_now_are_counted(run):
+    begun, waiting = run.cells()[:2]
+    for cell in (begun, waiting):
+        (cell.path / "result.json").unlink()
+        cell.append_metrics({"updates": 0})
+    with run.locked():
+        run.write_running_cells([begun.path.name])
+        compared, _ = compare(run)
+        text = tables(run)
+    here = compared[(compared["environment"] == "diffuse_mix") & (compared["checkpoint"] == "last")]
+    rows = here.set_index("algorithm")
+    assert (rows.loc["bc", "running"], rows.loc["bc", "unfinished"]) == (1, 1)
+    assert f"- Running: {begun.path.name}." in text
+    after, _ = compare(run)
+    assert after["running"].sum() == 0, "no process is there any more"
+
+
 def test_one_seed_is_too_few_to_tell(tmp_path):
     returns = {"bc": [50.0], "iql": [200.0]}
     compared, overall = compare(make_run(tmp_path / "run", returns, seed=[0]))
     assert set(compared["verdict"]) == {"best", "too few seeds"}
     assert compared[["p_value", "iqm_low"]].isna().all(axis=None)
     assert overall[["p_value", "iqm_low"]].isna().all(axis=None)
-    text = to_markdown(comparison_tables([RunFolder.open(tmp_path / "run")]))
+    text = tables(RunFolder.open(tmp_path / "run"))
     assert "| diffuse_mix | bc | 50.0 | 5 | 50.0 | - |  | 1.00 | too few seeds | 1 |" in text
 
 
@@ -184,29 +207,29 @@ def test_a_cell_that_stands_in_two_runs_counts_once(run, tmp_path):
     cells = comparison.tested_cells([again, run])
     assert len(cells) == 18
     assert set(cells["status"]) == {FINISHED}
-    text = to_markdown(comparison_tables([again, run]))
+    text = tables(again, run)
     assert "- Cells that stand in several runs and count once in comparisons: 6." in text
 
 
 def test_damaged_records_of_versions_and_datasets_are_named(run):
     (run.path / "machine.json").write_text("{")
     (run.path / "datasets.json").write_text("[]")
-    text = to_markdown(comparison_tables([run]))
+    text = tables(run)
     assert "- Run first: the record of its versions is damaged." in text
     assert "dataset expert, fingerprint d1, world w1." in text
     (run.path / "machine.json").unlink()
-    assert "- Run first: the versions of its packages were not recorded." in to_markdown(comparison_tables([run]))
+    assert "- Run first: the versions of its packages were not recorded." in tables(run)
 
 
 def test_nothing_yet(tmp_path):
     experiment = check_experiment({"environment": "diffuse_mix"})
     run = RunFolder.create(tmp_path / "run", experiment, MACHINE)
-    text = to_markdown(comparison_tables([run]))
+    text = tables(run)
     assert "No cell has a return of test users yet." in text
     (name,) = (cell.name for cell in experiment.cells())
     assert f"No folder in run run: {name}." in text
     run.add_cells(experiment.cells())
-    assert f"Pending: {name}." in to_markdown(comparison_tables([run]))
+    assert f"Pending: {name}." in tables(run)
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from gems_ray.experiments.records import CellResult
         ("\x1b[2Jgone", "\\x1b[2Jgone"),
         ("\r\x07\x7f\x9b", "\\r\\x07\\x7f\\x9b"),
         ("\u202eesrever", "\\u202eesrever"),
+        ("no text \udcff", "no text \\udcff"),
     ],
 )
 def test_control_characters_are_written_out(text, shown):

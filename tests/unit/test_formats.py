@@ -3,12 +3,14 @@
 import html.parser
 import math
 import re
+import shutil
 
 import pandas as pd
 import pytest
 
 from gems_ray.cli.main import main
 from gems_ray.experiments.records import CellResult
+from gems_ray.results import comparison
 from gems_ray.results.export import export_runs
 from gems_ray.results.format_names import Format
 from gems_ray.results.formats import write_excel, write_long_csv, write_parquet
@@ -141,6 +143,26 @@ def test_all_formats_say_the_same(tmp_path):
         text = (tmp_path / "out" / name).read_text(encoding="utf-8")
         assert all(word in text for word in row), name
         assert "Holm" in text and "Seeds: 0 to 2. Updates: 1,000,000. Test users: 100." in text
+
+
+def test_a_comparison_is_computed_once(export, tmp_path, monkeypatch):
+    """For two environments and all of them together, last and best apart, however many tables show it."""
+    make_run(tmp_path / "a")
+    calls, compute = [], comparison._against_best
+    monkeypatch.setattr(comparison, "_against_best", lambda *args, **more: calls.append(1) or compute(*args, **more))
+    code, out, _ = export("a", "--format", "csv", "--format", "markdown", "--format", "html")
+    assert code == 0 and "≈" in out
+    assert len(calls) == 3 * 2
+
+
+def test_the_comparison_of_a_search_is_computed_once(export, request, tmp_path, monkeypatch):
+    shutil.copytree(request.path.parent / "runs_before_records" / "search", tmp_path / "search")
+    calls, compute = [], comparison._against_best
+    monkeypatch.setattr(comparison, "_against_best", lambda *args, **more: calls.append(1) or compute(*args, **more))
+    code, out, error = export("search")
+    assert code == 0, error
+    assert "Candidates" in out
+    assert len(calls) == 2
 
 
 def test_reasons_of_failures_do_no_harm(tmp_path):

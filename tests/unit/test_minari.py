@@ -1,13 +1,17 @@
 """Datasets go to Minari and come back unchanged, with the real library."""
 
+import json
+import shutil
 from dataclasses import replace
 
 import gymnasium
+import h5py
 import minari
 import numpy as np
 import pytest
 from minari.data_collector import EpisodeBuffer
 
+from gems_ray.cli.main import main
 from gems_ray.data.schema import OPTIONAL, REQUIRED, Dataset
 from gems_ray.envs.minari import export_minari, import_minari
 from gems_ray.errors import ConfigError, DatasetError
@@ -115,3 +119,127 @@ def test_mistakes_are_one_line(dataset, root):
     with pytest.raises(DatasetError, match="cannot be read") as error:
         import_minari(NAME)
     assert "\n" not in str(error.value)
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    def call(*arguments):
+        monkeypatch.setattr("sys.argv", ["run_tune.py", "dataset", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return ended.value.code, capsys.readouterr().err
+
+    return call
+
+
+def facts(**changes):
+    """Damage: other facts in Minari's own metadata; a change to ... leaves one out."""
+
+    def change(folder):
+        path = folder / "data" / "metadata.json"
+        changed = json.loads(path.read_text()) | changes
+        path.write_text(json.dumps({name: value for name, value in changed.items() if value is not ...}))
+
+    return change
+
+
+def written(text):
+    return lambda folder: (folder / "data" / "metadata.json").write_bytes(text)
+
+
+def arrays(change):
+    """Damage: something else in the arrays of an episode."""
+
+    def damage(folder):
+        with h5py.File(folder / "data" / "main_data.hdf5", "a") as file:
+            change(file)
+
+    return damage
+
+
+def replaced(name, values):
+    def change(file):
+        del file[name]
+        if values is not None:
+            file[name] = values
+
+    return arrays(change)
+
+
+def cut(folder):
+    path = folder / "data" / "main_data.hdf5"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def scratched(folder):
+    path = folder / "data" / "main_data.hdf5"
+    content = bytearray(path.read_bytes())
+    content[2_000:40_000:7] = bytes(len(content[2_000:40_000:7]))
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    {
+        "no JSON": written(b"{"),
+        "binary": written(b"\x00\xff"),
+        "a list": written(b"[]"),
+        "deep": written(b"[" * 100_000),
+        "without its facts": lambda folder: (folder / "data" / "metadata.json").unlink(),
+        "without its data": lambda folder: (folder / "data" / "main_data.hdf5").unlink(),
+        "an empty folder": lambda folder: shutil.rmtree(folder / "data"),
+        "a space that is not known": facts(observation_space=json.dumps({"type": "Graph"})),
+        "a space that is none": facts(action_space="7"),
+        "a box of another kind": facts(action_space=json.dumps({"type": "Box", "dtype": "x", "shape": [1]})),
+        "two lines of error": facts(action_space=json.dumps({"type": "Box\n\x1b[31m"})),
+        "more episodes than there is memory": facts(total_episodes=10**15),
+        "episodes that are no number": facts(total_episodes="many"),
+        "no episode": facts(total_episodes=0),
+        "more episodes than there are": facts(total_episodes=13),
+        "a later version": facts(minari_version="99.0.0"),
+        "no version": facts(minari_version=...),
+        "an unknown format": facts(data_format="zarr"),
+        "another format": facts(data_format="arrow"),
+        "an environment that is none": facts(env_spec="{}"),
+        "our metadata as a number": facts(gems_ray=7),
+        "our metadata as lists": facts(gems_ray=[[1], [1, 2]]),
+        "our metadata of something else": facts(gems_ray="{}"),
+        "an episode that is missing": replaced("episode_3", None),
+        "rewards that are missing": replaced("episode_3/rewards", None),
+        "an episode that is an array": replaced("episode_3", np.zeros(3)),
+        "observations of another size": replaced("episode_3/observations", np.zeros((101, 3))),
+        "texts for observations": replaced("episode_3/observations", ["a", "b"]),
+        "a single number": replaced("episode_3/actions", 3.0),
+        "cut off": cut,
+        "scratched": scratched,
+    }.items(),
+    ids=lambda damage: damage[0],
+)
+def test_a_damaged_dataset_ends_in_one_line(dataset, root, command, damage):
+    export_minari(dataset, NAME)
+    damage[1](root / NAME)
+    code, error = command("import", "--minari", NAME, "--output", root / "back.npz")
+    assert code == 2, error
+    assert error.count("\n") == 1 and error.startswith(f"error: {NAME}: "), error
+    assert "\x1b" not in error
+    assert len(error) < 1_000
+    assert not (root / "back.npz").exists()
+
+
+def test_an_environment_that_a_dataset_names_is_not_run(dataset, root, command):
+    """Minari makes it to learn its spaces, by an import path that the author of the file chose."""
+    export_minari(dataset, NAME)
+    spec = gymnasium.envs.registration.EnvSpec("Foreign-v0", entry_point="os:mkdir", kwargs={"path": str(root / "run")})
+    facts(env_spec=spec.to_json(), action_space=...)(root / NAME)
+    code, error = command("import", "--minari", NAME, "--output", root / "back.npz")
+    assert not (root / "run").exists()
+    assert code == 2
+    assert error.count("\n") == 1 and "action_space" in error
+
+
+def test_a_foreign_folder_among_the_datasets_does_no_harm(dataset, root, command):
+    (root / "notes" / "data").mkdir(parents=True)
+    (root / "broken-v0" / "data").mkdir(parents=True)
+    code, error = command("import", "--minari", NAME, "--output", root / "back.npz")
+    assert code == 2
+    assert error.count("\n") == 1 and "no such dataset" in error

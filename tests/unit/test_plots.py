@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +18,7 @@ from gems_ray.results.curve_means import mean_curves, stretch_ends
 from gems_ray.results.plot_names import OF_SEARCHES, PlotFormat, PlotName
 from gems_ray.results.plots import draw, fitting_plots, write_plots
 from gems_ray.results.results import Results
+from tests.runs import finished_grid
 from tests.unit.conftest import evaluation, make_run
 
 OLD = Path(__file__).parent / "runs_before_records"
@@ -106,10 +108,25 @@ def test_a_profile_falls_from_one_to_zero_at_the_scores(grid):
         assert share == pytest.approx(sum(score >= limit for score in scores) / 3)
 
 
+def test_the_curve_of_a_short_run_stands_at_its_own_updates_beside_a_long_one():
+    short, long = [0, 250, 500, 750, 1_000], list(range(0, 1_000_001, 2_000))
+    curves = pd.DataFrame(
+        [
+            {"environment": "diffuse_mix", "group": group, "run": "r", "cell": group, "seed": 0, "updates": step,
+             "value": float(step)}
+            for group, steps in (("short", short), ("long", long))
+            for step in steps
+        ]
+    )  # fmt: skip
+    means = mean_curves(curves, "value")
+    found = means[means["group"] == "short"]
+    assert found["updates"].tolist() == short
+    assert found["mean"].tolist() == short
+    assert 50 < (means["group"] == "long").sum() <= 100
+
+
 @given(st.lists(st.integers(0, 10**6), min_size=1, max_size=300), st.integers(2, 50))
 def test_stretches_hold_every_report_once_and_none_before_its_end(updates, points):
-    import pandas as pd
-
     given_updates = pd.Series(updates)
     ends = stretch_ends(given_updates, points)
     assert ends.nunique() <= max(points, 1)
@@ -157,6 +174,26 @@ def test_files_are_the_same_each_time_and_letters_stay_letters(grid, tmp_path):
     for one, other in zip(*written, strict=True):
         assert one.read_bytes() == other.read_bytes(), one.suffix
     assert "clicks per episode" in (tmp_path / "a" / "learning_curves.svg").read_text()
+
+
+@pytest.mark.parametrize("plot", [PlotName.PROFILES, PlotName.SCORES, PlotName.CLONING, PlotName.DIVERSITY])
+def test_a_plot_that_leaves_groups_out_says_so(tmp_path, plot):
+    read = results(finished_grid(tmp_path / "many", {"bc": 100.0, "iql": 150.0}, seeds=5).path)
+    read.tested = read.tested.assign(group=[f"group {number}" for number in range(10)])
+    figure = draw(read, plot)
+    notes = [legend.get_title().get_text() for legend in figure.legends] or [figure.get_supxlabel()]
+    assert "The best 8 of 10 are shown." in " ".join(notes[0].split())
+
+
+def test_a_group_without_the_diagnostic_takes_nobodys_place(tmp_path):
+    read = results(finished_grid(tmp_path / "many", {"bc": 100.0, "iql": 150.0}, seeds=5).path)
+    tested = read.tested.assign(group=[f"group {number}" for number in range(10)])
+    best = tested["last_return"].astype(float).nlargest(2).index
+    tested.loc[best, "cloning_error"] = np.nan
+    read.tested = tested
+    figure = draw(read, PlotName.CLONING)
+    drawn = [label for label in figure.axes[0].get_legend_handles_labels()[1] if label.startswith("group")]
+    assert len(drawn) == 8
 
 
 @pytest.mark.filterwarnings("error")

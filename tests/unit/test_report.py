@@ -4,7 +4,10 @@ import http.client
 import json
 import re
 import shutil
+import socket
+import struct
 import threading
+from contextlib import closing, contextmanager
 
 import numpy as np
 import pytest
@@ -97,6 +100,37 @@ def test_warnings_in_plain_language(tmp_path):
     assert told["seeds"].startswith("iql in diffuse_mix has 2 seeds with a result")
     assert "td3_bc in diffuse_mix returns 190.0, its last one 120.5" in told["peak"]
     assert "shows 3 different ones to all test users, the behaviour agent 120" in told["slates"]
+
+
+def test_cloning_is_known_where_it_has_settings_of_its_own(tmp_path):
+    runs = [
+        finished_grid(tmp_path / "one", {"bc": 100.0, "iql": 90.0}),
+        finished_grid(tmp_path / "other", {"bc": 110.0}, settings={"bc": {"batch_size": 64}}),
+    ]
+    told = [each.text for each in warnings(Results([ReadableRun.open(run.path) for run in runs])) if each.kind == "bc"]
+    assert len(told) == 1, "one group of bc is not measured by the other"
+    assert told[0].startswith(
+        "iql is below plain cloning in diffuse_mix: 90.5 against 110.5 of bc: batch_size 64; this is hardly chance"
+    )
+
+
+def test_a_cell_that_is_trained_now_has_not_ended(run):
+    (cell(run, "iql", 0).path / "result.json").unlink()
+    with run.locked():
+        run.write_running_cells([cell(run, "iql", 0).path.name])
+        data = content(results(run))
+    told = next(each for each in data["warnings"] if each["kind"] == "cells")
+    assert told["text"].startswith("1 of 6 cells have not ended")
+    status = data["cells"]["header"].index("status")
+    assert [row[status] for row in data["cells"]["rows"]].count("running") == 1
+    assert "Cells: 6 (5 finished, 1 running)." in data["facts"]
+
+
+def test_a_cell_that_stands_in_two_runs_has_its_score_in_both(run, tmp_path):
+    copy = shutil.copytree(run.path, tmp_path / "copy")
+    cells = content(Results([ReadableRun.open(run.path), ReadableRun.open(copy)]))["cells"]
+    score = cells["header"].index("score")
+    assert [row[score] for row in cells["rows"]].count(None) == 0
 
 
 def test_a_run_without_any_trouble_has_no_warning(run):
@@ -203,3 +237,69 @@ def test_the_server_answers_to_its_own_address_alone(run):
         with pytest.raises(ConfigError, match=f"--port {server.server_port}: cannot be used"):
             ReportServer([run.path], server.server_port)
         server.shutdown()
+
+
+@contextmanager
+def served(run):
+    """A server, and what asks it: the status of the answer, and its text."""
+    with ReportServer([run.path]) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+
+        def ask(path, method="GET"):
+            with closing(http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=60)) as connection:
+                connection.request(method, path)
+                answer = connection.getresponse()
+                return answer.status, answer.read().decode()
+
+        yield server, ask
+        server.shutdown()
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/../../etc/passwd", "/data.json/", "/%00", "/?x=<script>"])
+def test_a_path_that_is_not_there_is_no_trace(run, capfd, path):
+    with served(run) as (_, ask):
+        assert ask(path) == (404, "There is nothing here.")
+        assert ask("/", "POST")[0] == 501
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_run_that_is_damaged_while_it_is_served_is_told_and_comes_back(run, capfd):
+    path = run.path / "experiment.yaml"
+    whole = path.read_text()
+    with served(run) as (server, ask):
+        assert ask("/")[0] == 200
+        for damage in (lambda: path.write_text("environment: [diff"), path.unlink):
+            damage()
+            server._next = 0.0
+            for page in ("/", "/data.json"):
+                status, text = ask(page)
+                assert status == 503
+                assert "experiment.yaml" in text and "Traceback" not in text
+        path.write_text(whole)
+        server._next = 0.0
+        for folder in run.cells():
+            (folder.path / "cell.yaml").write_text("[")
+        (run.path / "references" / "diffuse_mix.json").write_bytes(b"\xff")
+        status, text = ask("/data.json")
+        assert status == 200
+        assert "cell.yaml" in text
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_browser_that_leaves_early_is_no_trace(run, capfd):
+    with served(run) as (server, ask):
+        for words in (b"GET / HT", b"GET / HTTP/1.1\r\nHost: 127.0.0.1"):
+            with closing(socket.create_connection(("127.0.0.1", server.server_port))) as connection:
+                connection.sendall(words)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # ends by a reset
+        assert ask("/")[0] == 200
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_folder_whose_name_is_no_text_is_shown(run, tmp_path):
+    moved = run.path.rename(tmp_path / "run\udcff")
+    with served(RunFolder(moved)) as (_, ask):
+        status, page = ask("/")
+    assert status == 200
+    assert read(page)["runs"][0]["name"] == r"run\udcff"
+    assert r"run\udcff" in gems_ray.report(moved, tmp_path / "page.html").read_text()

@@ -86,8 +86,8 @@ def diversity_against_return(results: Results) -> Figure:
 
 
 def _trade_off(results: Results, column: str, label: str) -> Figure:
-    cells = _best_groups(results.tested[results.tested["status"].isin(WITH_RESULT)])[0]
-    cells = cells.dropna(subset=[column, "last_return"])
+    tested = results.tested[results.tested["status"].isin(WITH_RESULT)]
+    cells, left_out = _best_groups(tested.dropna(subset=[column, "last_return"]))
     if cells.empty:
         return empty("No cell has both a return of the test users and this diagnostic yet.")
     environments = sorted(cells["environment"].unique())
@@ -113,7 +113,7 @@ def _trade_off(results: Results, column: str, label: str) -> Figure:
             plain_log_ticks(axis)
         axis.set_xlabel(label, fontsize=8)
     axes[0].set_ylabel("return of the test users")
-    return finish(figure, "point: a seed, last checkpoint.", axes)
+    return finish(figure, f"point: a seed, last checkpoint.{left_out}", axes)
 
 
 def _share(values: np.ndarray, limits: np.ndarray) -> np.ndarray:

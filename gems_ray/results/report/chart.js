@@ -68,6 +68,9 @@ function chart({ id, title, label, groups, means, seeds, references, kept, width
   }
   for (const [, , group, at, value] of seeds) svg.append(drawn("path", { class: `seed s${group % 8}`, d: path(at, value, x, y) }));
   for (const mean of means) svg.append(drawn("path", { class: `curve s${mean.group % 8}`, d: path(mean.x, mean.mean, x, y), "stroke-dasharray": DASHES[mean.group % 4] }));
+  for (const mean of means) { // a line of one report, or over few of many updates, could not be seen
+    if (mean.mean.at(-1) !== null) svg.append(drawn("circle", { class: `end f${mean.group % 8}`, cx: x(mean.x.at(-1)), cy: y(mean.mean.at(-1)), r: 3 }));
+  }
   let above = -Infinity;
   for (const [name, value] of Object.entries(references).sort((one, other) => other[1] - one[1])) {
     above = Math.max(y(value) - 4, above + 13); // labels of near values stand below each other
@@ -87,7 +90,8 @@ function chart({ id, title, label, groups, means, seeds, references, kept, width
     const rows = means.map((mean) => {
       const place = mean.x.findLastIndex((at) => at <= xs[index]);
       const interval = place < 0 || mean.low[place] === null ? "–" : `${shown(mean.low[place])} to ${shown(mean.high[place])}`;
-      return [mean, [groups[mean.group], shown(mean.mean[place]), interval, mean.seeds[place] ?? "–"]];
+      const ended = mean.x.at(-1) < xs[index] ? ` (until ${mean.x.at(-1).toLocaleString("en")})` : "";
+      return [mean, [groups[mean.group] + ended, shown(mean.mean[place]), interval, mean.seeds[place] ?? "–"]];
     }).sort((one, other) => (other[0].mean.at(-1) ?? 0) - (one[0].mean.at(-1) ?? 0));
     reading.replaceChildren(
       element("caption", {}, `After ${xs[index].toLocaleString("en")} updates`),

@@ -17,14 +17,14 @@ from gems_ray.experiments.reproduction import VERSION, cell_experiment, run_agai
 from gems_ray.metrics import CLONING_ERROR, DISTINCT_SLATES, Q_BOUND, Q_POLICY, RETURN_MEAN, STEP, train
 from gems_ray.results import search
 from gems_ray.results.cells import setting_columns
-from gems_ray.results.comparison_tables import tables_of
+from gems_ray.results.comparison_tables import comparison_tables
 from gems_ray.results.curve_means import POINTS, mean_curves
 from gems_ray.results.facts import facts
 from gems_ray.results.report.words import summary, warnings
 from gems_ray.results.results import Results, group_names
-from gems_ray.results.settings import short
 from gems_ray.results.text import visible
 from gems_ray.results.text_table import TextTable
+from gems_ray.yaml_file import short_text
 
 METRICS = {
     RETURN_MEAN: "return of the validation users, clicks per episode",
@@ -80,7 +80,7 @@ def embedded(data: Any) -> str:
 def _tables(results: Results) -> list[TextTable]:
     searches = [run for run in results.runs if run.experiment().search]
     found = [table for run in searches for table in search.text_tables(run) if table.rows]
-    compared = tables_of(results.tested, results.references, [])
+    compared = comparison_tables(results.comparison, [])
     return [*(table for table in compared if table.header), *found]
 
 
@@ -112,9 +112,8 @@ def _run(name: str, run: ReadableRun) -> dict[str, Any]:
 
 def _cells(results: Results) -> dict[str, Any]:
     """The rows of the table of cells, and what stands behind each."""
-    frame = results.cells
+    frame = results.scored
     settings = setting_columns(frame)
-    scores = results.shown.set_index(["run", "cell"])["last_score"].to_dict()
     runs = dict(zip(results.names, results.runs, strict=True))
     experiments = {name: run.experiment() for name, run in runs.items()}
     several = len(runs) > 1
@@ -124,12 +123,11 @@ def _cells(results: Results) -> dict[str, Any]:
     index: dict[tuple[str, str], int] = {}
     for row in frame.to_dict("records"):
         key = (row["run"], row["cell"])
-        row["last_score"] = scores.get(key, math.nan)
         folder = runs[row["run"]].cell(row["cell"])
         head, body = cell_experiment(folder.description, experiments[row["run"]])
         index[key] = len(rows)
         words = [row["environment"], row["algorithm"], row["seed"], row["status"]]
-        tried = [None if pd.isna(row[name]) else short(row[name]) for name in settings]
+        tried = [None if pd.isna(row[name]) else short_text(row[name]) for name in settings]
         numbers = [_number(row[name], digits) for name, (_, digits) in NUMBERS.items()]
         rows.append([*([row["run"]] if several else []), *words, *tried, *numbers])
         details.append(

@@ -1,5 +1,6 @@
 """The report while runs go on: a server for this machine alone, whose page asks for newer content."""
 
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -42,6 +43,11 @@ class ReportServer(ThreadingHTTPServer):
         except OSError as error:
             raise ConfigError(f"--port {port}: cannot be used ({error.strerror}). Choose another one.") from None
         self.hosts = {f"{name}:{self.server_port}" for name in (HOST, "localhost")}
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A connection that breaks is nobody's mistake: the terminal shows the address, and nothing else."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
     @property
     def url(self) -> str:

@@ -7,7 +7,9 @@ function sortKey(value) {
   if (value === null || value === undefined || value === "" || value === "-") return null;
   if (typeof value === "number") return value;
   const found = NUMBER.exec(value);
-  return found ? Number(found[1].replaceAll(",", "")) : value.toLowerCase();
+  if (!found) return value.toLowerCase();
+  const number = Number(found[1].replaceAll(",", ""));
+  return value.startsWith("<") ? number * (1 - 1e-9) : number; // <0.001 is less than 0.001
 }
 
 function compare(one, other) {

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gems_ray.experiments.cell_folder import DIVERGED, FAILED, PENDING, PRUNED, UNFINISHED, WITH_RESULT
-from gems_ray.results.comparison import ALIKE, BEST, UNTOLD, comparison_frame, overall_frame
+from gems_ray.experiments.cell_folder import DIVERGED, FAILED, PENDING, PRUNED, RUNNING, UNFINISHED, WITH_RESULT
+from gems_ray.results.comparison import ALIKE, BEST, UNTOLD, returns_of
 from gems_ray.results.results import Results, group_names
-from gems_ray.results.statistics import welch_test
+from gems_ray.results.statistics import Values, welch_test
 
 CLONE = "bc"
 PEAK = 10  # score points by which the best checkpoint is above the last one before it is told
@@ -37,14 +37,13 @@ class Caution:
 
 def summary(results: Results) -> list[str]:
     """The result in sentences; what is uncertain is said as uncertain."""
-    compared = comparison_frame(results.tested, results.references)
+    compared, overall = results.comparison.compared, results.comparison.overall
     if compared.empty or compared["mean"].isna().all():
         return ["No cell has a return of the test users yet, so nothing can be compared."]
     lines, names = [], group_names(results.tested)
     last = compared[compared["checkpoint"] == "last"]
     for environment, here in last.groupby("environment", sort=True):
         lines.append(_sentence(f"In {environment}", "clicks per episode", here, names))
-    overall = overall_frame(results.tested, results.references)
     if not overall.empty:
         here = overall[overall["checkpoint"] == "last"]
         lines.append(_sentence("Over all environments together", "points of the score", here, names))
@@ -114,7 +113,7 @@ def _by_status(results: Results, status: str, kind: str) -> Iterator[Caution]:
 
 
 def _unfinished(results: Results) -> Iterator[Caution]:
-    cells = results.cells[results.cells["status"].isin([UNFINISHED, PENDING])]
+    cells = results.cells[results.cells["status"].isin([RUNNING, UNFINISHED, PENDING])]
     if len(cells):
         yield Caution(
             "cells",
@@ -153,16 +152,21 @@ def _of_group(results: Results, environment: str, group: str, cells: pd.DataFram
     if len(above) and above.mean() > MANY_ABOVE and not (cells["status"] == DIVERGED).any():
         text = f"{above.mean():.0%} of the Q-values of {place} promise more than the rewards can pay; not diverged yet."
         yield Caution("bound", text, names)
-    yield from _below_bc(results, environment, group, returns["last"], names)
+    if not (cells["algorithm"] == CLONE).any():
+        yield from _below_bc(results, environment, group, returns["last"], names)
 
 
 def _below_bc(
-    results: Results, environment: str, group: str, returns: Any, names: tuple[str, ...]
+    results: Results, environment: str, group: str, returns: Values, names: tuple[str, ...]
 ) -> Iterator[Caution]:
-    here = results.tested[(results.tested["environment"] == environment) & (results.tested["group"] == CLONE)]
-    clone = here["last_return"].dropna().to_numpy(dtype=float)
-    if group == CLONE or not len(clone) or not len(returns) or np.mean(returns) >= np.mean(clone):
+    """Whether a group is below cloning with those of its settings that did best here."""
+    tested = results.tested
+    here = tested[(tested["environment"] == environment) & (tested["algorithm"] == CLONE)]
+    clones = {str(name): found for name, cells in here.groupby("group") if len(found := returns_of(cells, "last"))}
+    best = max(clones, key=lambda name: clones[name].mean(), default=None)
+    if best is None or not len(returns) or np.mean(returns) >= np.mean(clones[best]):
         return
+    clone = clones[best]
     p_value = welch_test(returns, clone)
     chance = (
         "there are too few seeds to say whether by chance"
@@ -174,8 +178,8 @@ def _below_bc(
     test = "" if np.isnan(p_value) else f" (Welch's test of these two alone: p = {p_value:.2g})"
     yield Caution(
         "bc",
-        f"{group} is below plain cloning in {environment}: {np.mean(returns):.1f} against {np.mean(clone):.1f} of bc; "
-        f"{chance}{test}.",
+        f"{group} is below plain cloning in {environment}: {np.mean(returns):.1f} against {np.mean(clone):.1f} of "
+        f"{best}; {chance}{test}.",
         names,
     )
 
