@@ -135,6 +135,7 @@ def record_datasets(run: RunFolder, sources: Mapping[str, Source]) -> None:
                 fingerprint=source.dataset.fingerprint,
                 transitions=len(source.dataset.rewards),
                 world_fingerprint=source.world.fingerprint if source.world else None,
+                logged_return=source.dataset.metadata.behavior_return if source.dataset.metadata else None,
             )
             for environment, source in sources.items()
         }

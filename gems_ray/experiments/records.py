@@ -168,6 +168,7 @@ class DatasetFacts(RecordPart):
     fingerprint: str = Field(description="Fingerprint of the dataset.")
     transitions: int = Field(description="Transitions in the file.")
     world_fingerprint: str | None = Field(None, description="Of the world it was collected in; none if foreign.")
+    logged_return: float | None = Field(None, description="Mean return of the episodes, clicks; none if foreign.")
 
 
 class Datasets(Record):

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 from rich.table import Table
 
+from gems_ray.errors import RunFolderError
 from gems_ray.experiments.cell_folder import DIVERGED, WITH_RESULT
 from gems_ray.experiments.records import REFERENCE_POLICIES
 from gems_ray.experiments.run_folder import RunFolder
@@ -17,16 +18,19 @@ from gems_ray.results.numbers import fixed, spread
 from gems_ray.results.text import escape_markdown
 from gems_ray.results.text_table import TextTable, draw, markdown_table
 
+LOGGED = "logged"  # the episodes of the dataset: what the policy behind the data reached, on users of its own
+UNTRAINED = (*REFERENCE_POLICIES, LOGGED)
 DIAGNOSTICS_NOTES = ("Means over seeds at the last checkpoint.", *(c.note for c in DIAGNOSTICS if c.note))
 
 
 def result_frame(run: RunFolder, cells: pd.DataFrame | None = None) -> pd.DataFrame:
-    """One row per environment and algorithm, and the reference policies on the same test users.
+    """One row per environment and algorithm, the reference policies on the same test users, and the logged episodes.
 
     `score` is 0 for random slates and 100 for the behaviour agent; deviations are over seeds.
     """
     cells = cells_frame(run) if cells is None else cells
     rows: list[dict[str, Any]] = []
+    logged = _logged_returns(run)
     for environment in cells["environment"].unique():
         here = cells[cells["environment"] == environment]
         references = run.references(environment)
@@ -43,6 +47,10 @@ def result_frame(run: RunFolder, cells: pd.DataFrame | None = None) -> pd.DataFr
                     "users": played.users,
                 }
             )
+        if references and environment in logged:
+            value = logged[environment]
+            row = {"environment": environment, "algorithm": LOGGED, "last_mean": value, "best_mean": value}
+            rows.append({**row, "seeds": 0})
         for algorithm, group in here.groupby("algorithm", sort=True):
             done = group[group["status"].isin(WITH_RESULT)]
             rows.append(
@@ -68,6 +76,15 @@ def result_frame(run: RunFolder, cells: pd.DataFrame | None = None) -> pd.DataFr
     return pd.DataFrame(
         rows, columns=[*columns, "seeds", "users", "diverged", "engine", *(column.name for column in DIAGNOSTICS)]
     )
+
+
+def _logged_returns(run: RunFolder) -> dict[str, float]:
+    """Mean return of the logged episodes of every environment; without those that an older version recorded."""
+    try:
+        datasets = run.datasets()
+    except RunFolderError:  # damaged: the table does without them
+        return {}
+    return {name: known.logged_return for name, known in datasets.items() if known.logged_return is not None}
 
 
 def export(run: RunFolder, folder: Path) -> list[Path]:
@@ -156,13 +173,13 @@ def _display(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
         for kind in ("last", "best"):
             mean, std, score = (row[f"{kind}_{value}"] for value in ("mean", "std", "score"))
             cells += [spread(mean, std), fixed(score, 0)]
-        rows.append([*cells, str(row["seeds"]) if row["algorithm"] not in REFERENCE_POLICIES else ""])
+        rows.append([*cells, str(row["seeds"]) if row["algorithm"] not in UNTRAINED else ""])
     return header, rows
 
 
 def _display_diagnostics(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     header = ["environment", "algorithm", *(column.heading for column in DIAGNOSTICS)]
-    trained = table[~table["algorithm"].isin(REFERENCE_POLICIES) & (table["seeds"] > 0)]
+    trained = table[~table["algorithm"].isin(UNTRAINED) & (table["seeds"] > 0)]
     rows = [
         [str(row["environment"]), str(row["algorithm"])]
         + ["-" if pd.isna(row[column.name]) else format(row[column.name], column.form) for column in DIAGNOSTICS]
@@ -180,6 +197,7 @@ def notes(table: pd.DataFrame) -> list[str]:
         f"Clicks per episode on {int(users)} test users, mean ± deviation over seeds.",
         "last, best: final checkpoint, and best on the validation users.",
         "score: 0 = random slates, 100 = behaviour agent (mean actions).",
+        *(["logged: mean of the episodes in the dataset."] if (table["algorithm"] == LOGGED).any() else []),
         *_divergence(table),
     ]
 

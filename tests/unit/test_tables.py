@@ -10,7 +10,7 @@ from rich.console import Console
 from gems_ray import metrics
 from gems_ray.experiments.cell_folder import DIVERGED, FAILED, FINISHED
 from gems_ray.experiments.check import check_experiment
-from gems_ray.experiments.records import CellResult, FinalEvaluations, References
+from gems_ray.experiments.records import CellResult, DatasetFacts, FinalEvaluations, References
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.results.cells import cells_frame
 from gems_ray.results.tables import export, notes, result_frame, to_markdown, to_rich
@@ -52,6 +52,20 @@ def test_mean_deviation_and_score_by_hand(run):
     single = table.loc[("diffuse_divpen", "td3_bc")]
     assert single.seeds == 1
     assert math.isnan(single.last_std)
+
+
+def test_the_logged_episodes_have_a_row(run):
+    facts = DatasetFacts(file="x.npz", fingerprint="abc", transitions=400, world_fingerprint="w")
+    run.check_datasets({"diffuse_topdown": facts.model_copy(update={"logged_return": 90.0}), "diffuse_divpen": facts})
+    table = result_frame(run).set_index(["environment", "algorithm"])
+    row = table.loc[("diffuse_topdown", "logged")]
+    assert (row.last_mean, row.best_mean, row.last_score, row.seeds) == (90, 90, 25, 0)
+    assert ("diffuse_divpen", "logged") not in table.index  # recorded before the returns were
+    markdown = to_markdown(result_frame(run))
+    assert "| diffuse_topdown | logged | 90.0 | 25 | 90.0 | 25 |  |" in markdown
+    assert "logged: mean of the episodes in the dataset." in markdown
+    (run.path / "datasets.json").write_text("{")
+    assert "logged" not in set(result_frame(run)["algorithm"])
 
 
 def test_failed_and_pending_cells_stand_in_the_list_and_not_in_the_mean(run):
