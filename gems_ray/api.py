@@ -97,7 +97,7 @@ def load_world(name_or_folder: str | Path) -> "World":
     """Opens a world: simulator, ranker, belief encoder and behaviour agents.
 
     Args:
-        name_or_folder: an environment whose world is shipped (diffuse_topdown, diffuse_mix, diffuse_divpen), or the
+        name_or_folder: an environment whose world is shipped (`focused_topdown` and the three diffuse ones), or the
             folder of a world of your own.
     Raises:
         WorldError: there is neither, or the bundle is damaged.

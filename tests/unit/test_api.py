@@ -169,7 +169,7 @@ class TestRun:
         assert metrics["updates"].tolist() == [0, 50, 60, 100, 120]
         assert metrics["eval/return_mean"].iloc[-1] == cells.loc[0, "validation_last"]
         assert set(metrics["cell"]) == set(cells["cell"])
-        assert table["algorithm"].tolist() == ["random", "oracle", "behavior", "td3_bc"]
+        assert table["algorithm"].tolist() == ["random", "oracle", "behavior", "logged", "td3_bc"]
         assert run.experiment.training.max_timesteps == 120
         assert notes.trained == [run.path]
         assert (notes.states[0], notes.states[-1]) == ("running", "finished")

@@ -125,7 +125,7 @@ def test_every_shipped_world_says_how_large_its_buffer_was(request):
         (line,) = (line for line in log if line.startswith(f"{sizes[name]},"))
         medium = load_world(folder).facts["medium"]["validation_return"]
         assert float(line.split(",")[2]) == pytest.approx(medium, abs=0.01)
-    assert sizes == {"diffuse_topdown": 2000, "diffuse_mix": 4000, "diffuse_divpen": 3000}
+    assert sizes == {"diffuse_topdown": 2000, "diffuse_mix": 4000, "diffuse_divpen": 3000, "focused_topdown": 4000}
 
 
 def test_impossible_requests_are_one_line(world, trained):
