@@ -2,7 +2,7 @@
 
     python benchmarks/startup.py [--rounds 3]
 
-The goal is 25 s on 2 cores. Datasets and reference policies are made before the clock starts.
+The goal is 15 s on 2 idle cores. Datasets and reference policies are made before the clock starts.
 """
 
 import argparse
