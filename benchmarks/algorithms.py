@@ -132,7 +132,9 @@ def on_cpu(names: list[str], dataset: Dataset, trained: int, rounds: int) -> Non
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("algorithms", nargs="*", default=sorted(PLAIN), help=f"of {', '.join(sorted(PLAIN))} [default: all]")
+    parser.add_argument(
+        "algorithms", nargs="*", default=sorted(PLAIN), help=f"of {', '.join(sorted(PLAIN))} [default: all]"
+    )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--trained", type=int, default=300, help="updates before the second measurement")
     arguments = parser.parse_args()
