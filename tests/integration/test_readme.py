@@ -44,4 +44,4 @@ def test_python_of_the_readme(command, request, tmp_path):
     assert found["users"] > 270
     assert found["mine"] == 100_000
     assert found["cells"] == [9, True]
-    assert found["rows"] == [9 * 8, 3 * 4]
+    assert found["rows"] == [9 * 8, 3 * 5]
