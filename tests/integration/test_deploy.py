@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pandas as pd
@@ -152,7 +153,14 @@ def test_the_signal_while_ray_starts_ends_the_job(submit, experiment, tmp_path):
     assert not psutil.wait_procs(started, timeout=20)[1], "nothing is left of Ray"
 
 
-def test_what_the_ray_job_submits_runs_on_a_head(experiment, tmp_path):
+@pytest.fixture
+def short_folder():
+    """A folder whose path leaves room for the names of Ray's sockets."""
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as name:
+        yield name
+
+
+def test_what_the_ray_job_submits_runs_on_a_head(experiment, tmp_path, short_folder):
     """Its entrypoint and its environment, through Ray's own job server: only the storage is another one."""
     spec = yaml.safe_load((ROOT / "deploy" / "rayjob.yaml").read_text())["spec"]
     words = shlex.split(spec["entrypoint"])
@@ -170,8 +178,9 @@ def test_what_the_ray_job_submits_runs_on_a_head(experiment, tmp_path):
     head = subprocess.Popen(
         [
             *[BIN / "ray", "start", "--head", "--block", "--port=0", "--num-cpus=1"],
-            # Of their own: the agent of another Ray on this machine would keep this one from taking jobs.
-            *[f"--dashboard-port={port}", f"--dashboard-agent-listen-port={agent}"],
+            # Of their own: the agent of another Ray on this machine would keep this one from taking jobs, and in a
+            # common folder `auto` is the Ray that was started last.
+            *[f"--dashboard-port={port}", f"--dashboard-agent-listen-port={agent}", f"--temp-dir={short_folder}"],
         ],
         cwd=tmp_path / "head",
         env=environment,

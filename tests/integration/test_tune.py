@@ -39,7 +39,7 @@ def main(world, dataset):
             run_config=tune.RunConfig(
                 name="mine",
                 storage_path=str(folder),
-                checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, num_to_keep=1),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, num_to_keep=5),
                 verbose=0,
             ),
         )
@@ -63,7 +63,9 @@ def start(tmp_path, world_folder, dataset_file, request):
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(request.config.rootpath)}
-        environment["TUNE_GLOBAL_CHECKPOINT_S"] = "1"  # else Tune writes its state every ten seconds
+        # Else Tune writes its state every ten seconds. It restores from the checkpoint that its state names, which is
+        # not the last one; so the script keeps some more.
+        environment["TUNE_GLOBAL_CHECKPOINT_S"] = "1"
         # As the script sees them, and not its workers, which Tune moves into the folders of their trials.
         paths = [os.path.relpath(path, folder) for path in (world_folder, dataset_file)]
         line = [sys.executable, "-c", SCRIPT, *paths]
