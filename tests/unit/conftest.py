@@ -3,6 +3,7 @@
 import pytest
 
 from gems_ray.algorithms import ALGORITHMS
+from gems_ray.cli.main import main
 from gems_ray.experiments.check import check_experiment
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.machine import machine_report
@@ -18,6 +19,20 @@ def make_run(path, **more):
     run = RunFolder.create(path, experiment, MACHINE)
     run.add_cells(experiment.cells())
     return run
+
+
+@pytest.fixture
+def command_line(monkeypatch, capsys):
+    """Runs a command in this process; returns its exit code and what it wrote to both outputs."""
+
+    def call(*arguments):
+        monkeypatch.setattr("sys.argv", ["run_tune.py", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        return ended.value.code, captured.out, captured.err
+
+    return call
 
 
 @pytest.fixture(autouse=True)

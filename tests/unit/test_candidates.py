@@ -8,7 +8,6 @@ import pytest
 from rich.console import Console
 
 from gems_ray import metrics
-from gems_ray.cli.main import main
 from gems_ray.errors import RunFolderError
 from gems_ray.evaluation.record import OfflineEvaluation
 from gems_ray.experiments.candidates import (
@@ -382,7 +381,7 @@ def test_fits_a_terminal_of_80_columns(confirmed):
     assert shown == ["1", "2", "3", "0"]
 
 
-def test_names_in_the_tables_of_a_search_are_shown_as_codes(tmp_path, monkeypatch, capsys):
+def test_names_in_the_tables_of_a_search_are_shown_as_codes(tmp_path, command_line):
     """YAML takes no escape, but other signs that a terminal obeys; the record of the candidates takes both."""
     of_yaml, of_json = "[red]\x9b\u202e", "\x1b[2J[red]\x07"
     experiment = make_search()
@@ -397,11 +396,9 @@ def test_names_in_the_tables_of_a_search_are_shown_as_codes(tmp_path, monkeypatc
         records.append(CandidateRecord(label=label, trial=0, algorithm="td3_bc", settings=settings, cells=names))
     run.write_candidates(records)
     for command in ("export", "status"):
-        monkeypatch.setattr("sys.argv", ["run_tune.py", command, str(run.path)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        shown = "".join(capsys.readouterr())
-        assert ended.value.code == 0, shown
+        code, *outputs = command_line(command, run.path)
+        shown = "".join(outputs)
+        assert code == 0, shown
         assert r"[red]\x9b\u202e" in shown and r"\x1b[2J[red]\x07" in shown, command
         assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(shown), command
     text = (run.path / "table.md").read_text()

@@ -1,11 +1,11 @@
 """Two runs against each other: what differs, by hand, and what the command shows."""
 
 import json
+from functools import partial
 
 import pytest
 import scipy.stats
 
-from gems_ray.cli.main import main
 from gems_ray.experiments.candidates import trial_cells
 from gems_ray.experiments.check import check_experiment
 from gems_ray.experiments.records import CandidateRecord, DatasetFacts, TrialRecord
@@ -167,15 +167,8 @@ def test_cells_that_both_trained(runs, tmp_path):
 
 
 @pytest.fixture
-def compare(monkeypatch, capsys):
-    def call(*arguments):
-        monkeypatch.setattr("sys.argv", ["run_tune.py", "compare", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return ended.value.code, captured.out, captured.err
-
-    return call
+def compare(command_line):
+    return partial(command_line, "compare")
 
 
 def test_the_command_fits_80_columns(runs, compare):

@@ -3,7 +3,6 @@
 import pytest
 
 from gems_ray.cli.console import visible
-from gems_ray.cli.main import main
 from gems_ray.experiments.records import CellResult
 
 
@@ -22,7 +21,7 @@ def test_control_characters_are_written_out(text, shown):
     assert visible(text) == shown
 
 
-def test_nothing_in_a_run_folder_moves_the_cursor(run, monkeypatch, capsys, tmp_path):
+def test_nothing_in_a_run_folder_moves_the_cursor(run, command_line, tmp_path):
     """The name of the folder, the reason of a failure, a log, an error."""
     folder = run.path.rename(tmp_path / "red\x1b[31m")
     run = type(run)(folder)
@@ -33,10 +32,8 @@ def test_nothing_in_a_run_folder_moves_the_cursor(run, monkeypatch, capsys, tmp_
         ["status", folder], ["status", "--storage", tmp_path], ["logs", folder, "seed0"], ["logs", folder, "none\x1b"],
         ["export", tmp_path / "no\x1b"],
     ):  # fmt: skip
-        monkeypatch.setattr("sys.argv", ["run_tune.py", *map(str, arguments)])
-        with pytest.raises(SystemExit):
-            main()
-        shown = "".join(capsys.readouterr())
+        _, *outputs = command_line(*arguments)
+        shown = "".join(outputs)
         assert "\\x1b" in shown, arguments
         assert "\x1b" not in shown, arguments
         assert "\x07" not in shown

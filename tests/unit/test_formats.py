@@ -4,11 +4,11 @@ import html.parser
 import math
 import re
 import shutil
+from functools import partial
 
 import pandas as pd
 import pytest
 
-from gems_ray.cli.main import main
 from gems_ray.experiments.records import CellResult
 from gems_ray.results import comparison
 from gems_ray.results.export import export_runs
@@ -176,16 +176,9 @@ def test_reasons_of_failures_do_no_harm(tmp_path):
 
 
 @pytest.fixture
-def export(monkeypatch, capsys, tmp_path):
-    def call(*arguments):
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr("sys.argv", ["run_tune.py", "export", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return ended.value.code, captured.out, captured.err
-
-    return call
+def export(command_line, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    return partial(command_line, "export")
 
 
 def test_the_command_writes_what_was_asked_for(export, tmp_path):

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from minari.data_collector import EpisodeBuffer
 
-from gems_ray.cli.main import main
 from gems_ray.data.schema import OPTIONAL, REQUIRED, Dataset
 from gems_ray.envs.minari import export_minari, import_minari
 from gems_ray.errors import ConfigError, DatasetError
@@ -121,17 +120,6 @@ def test_mistakes_are_one_line(dataset, root):
     assert "\n" not in str(error.value)
 
 
-@pytest.fixture
-def command(monkeypatch, capsys):
-    def call(*arguments):
-        monkeypatch.setattr("sys.argv", ["run_tune.py", "dataset", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return ended.value.code, capsys.readouterr().err
-
-    return call
-
-
 def facts(**changes):
     """Damage: other facts in Minari's own metadata; a change to ... leaves one out."""
 
@@ -215,10 +203,10 @@ def scratched(folder):
     }.items(),
     ids=lambda damage: damage[0],
 )
-def test_a_damaged_dataset_ends_in_one_line(dataset, root, command, damage):
+def test_a_damaged_dataset_ends_in_one_line(dataset, root, command_line, damage):
     export_minari(dataset, NAME)
     damage[1](root / NAME)
-    code, error = command("import", "--minari", NAME, "--output", root / "back.npz")
+    code, _, error = command_line("dataset", "import", "--minari", NAME, "--output", root / "back.npz")
     assert code == 2, error
     assert error.count("\n") == 1 and error.startswith(f"error: {NAME}: "), error
     assert "\x1b" not in error
@@ -226,20 +214,20 @@ def test_a_damaged_dataset_ends_in_one_line(dataset, root, command, damage):
     assert not (root / "back.npz").exists()
 
 
-def test_an_environment_that_a_dataset_names_is_not_run(dataset, root, command):
+def test_an_environment_that_a_dataset_names_is_not_run(dataset, root, command_line):
     """Minari makes it to learn its spaces, by an import path that the author of the file chose."""
     export_minari(dataset, NAME)
     spec = gymnasium.envs.registration.EnvSpec("Foreign-v0", entry_point="os:mkdir", kwargs={"path": str(root / "run")})
     facts(env_spec=spec.to_json(), action_space=...)(root / NAME)
-    code, error = command("import", "--minari", NAME, "--output", root / "back.npz")
+    code, _, error = command_line("dataset", "import", "--minari", NAME, "--output", root / "back.npz")
     assert not (root / "run").exists()
     assert code == 2
     assert error.count("\n") == 1 and "action_space" in error
 
 
-def test_a_foreign_folder_among_the_datasets_does_no_harm(dataset, root, command):
+def test_a_foreign_folder_among_the_datasets_does_no_harm(dataset, root, command_line):
     (root / "notes" / "data").mkdir(parents=True)
     (root / "broken-v0" / "data").mkdir(parents=True)
-    code, error = command("import", "--minari", NAME, "--output", root / "back.npz")
+    code, _, error = command_line("dataset", "import", "--minari", NAME, "--output", root / "back.npz")
     assert code == 2
     assert error.count("\n") == 1 and "no such dataset" in error
