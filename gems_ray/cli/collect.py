@@ -23,17 +23,16 @@ def collect(
     ] = None,
 ) -> None:
     """Collect a dataset with a behaviour policy."""
-    import torch
-
     from gems_ray.cli.console import print_line
     from gems_ray.cli.progress import ConsoleListener
     from gems_ray.data.npz import DATASET_FOLDER
     from gems_ray.execution.sources import check_target
+    from gems_ray.processor import compute_with
     from gems_ray.simulator import environment as named_environment
     from gems_ray.world.bundle import find_world
     from gems_ray.worldmaking.collect import collect_dataset
 
-    torch.set_num_threads(1)
+    compute_with(1)
     named_environment(environment)
     opened = find_world(environment if world is None else world, environment)
     path = DATASET_FOLDER / f"{environment}_{quality}.npz" if output is None else output

@@ -72,12 +72,11 @@ def attach(
     output: Annotated[Path | None, typer.Option(help="File to write [default: the same, replaced as a whole].")] = None,
 ) -> None:
     """Bind a foreign file to its world, after testing that they belong together."""
-    import torch
-
     from gems_ray.api import attach_dataset
     from gems_ray.cli.console import print_line
+    from gems_ray.processor import compute_with
 
-    torch.set_num_threads(1)
+    compute_with(1)
     found = attach_dataset(file, world, quality=quality, output=output)
     for line in found.lines():
         print_line(line)

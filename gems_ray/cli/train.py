@@ -42,14 +42,13 @@ def train(
     name: Annotated[str | None, typer.Option(help="Name of the run folder [default: from the settings].")] = None,
 ) -> None:
     """Train one cell without Ray. The same command continues an interrupted one."""
-    import torch
-
     from gems_ray.cli.console import print_line
     from gems_ray.cli.outcome import run_and_print
     from gems_ray.cli.paths import run_path
     from gems_ray.cli.progress import ConsoleListener
     from gems_ray.experiments.check import check_experiment
     from gems_ray.learning.trainer import resolve_device
+    from gems_ray.processor import compute_with
     from gems_ray.program import same_command
 
     settings, flags = read_settings(algorithm, ctx.obj, setting or [])
@@ -78,7 +77,7 @@ def train(
                 },
             }
         )
-    torch.set_num_threads(1)
+    compute_with(1)
     print_line(f"device: {resolve_device(device)}")
     (cell,) = experiment.cells()
     folder = run_path(storage, cell.name if name is None else name)

@@ -73,9 +73,8 @@ def train(
     ] = False,
 ) -> None:
     """Train a world from nothing on the CPU. The same command continues an interrupted training."""
-    import torch
-
     from gems_ray.cli.paths import check_folder
+    from gems_ray.processor import compute_with
     from gems_ray.program import same_command
     from gems_ray.rng import stream
     from gems_ray.simulator import environment as named_environment
@@ -108,7 +107,7 @@ def train(
     item_vectors(recipe.environment, stream(recipe.item_seed, "items"))  # an error now, not after the first line
     folder = Path("worlds") / environment if output is None else output
     check_folder(folder, "--output")
-    torch.set_num_threads(1)
+    compute_with(1)
 
     typer.echo(f"Training a world for {environment} in {folder}. Ctrl-C keeps it; the same command continues.")
     if seeds:
@@ -150,9 +149,8 @@ def without_duplicates(
     output: Annotated[Path, typer.Option(help="Folder of the new bundle.")],
 ) -> None:
     """Make another world of one: with the same agents, but no slate shows an item twice."""
-    import torch
-
     from gems_ray.cli.paths import check_folder
+    from gems_ray.processor import compute_with
     from gems_ray.program import same_command
     from gems_ray.world.bundle import find_world
     from gems_ray.world.manifest import MANIFEST
@@ -161,7 +159,7 @@ def without_duplicates(
     check_folder(output, "--output")
     if (output / MANIFEST).exists():
         raise WorldError(f"{output}: a finished world is here already. Choose another --output or remove it.")
-    torch.set_num_threads(1)
+    compute_with(1)
     made = worldmaking.without_duplicates(find_world(world), same_command())
     made.save(output)
     _tell(made, output)

@@ -33,10 +33,9 @@ def import_world(
     seed: Annotated[int, typer.Option(min=0, help="Seed of that training, and of logged sessions.")] = 0,
 ) -> None:
     """Build a world from checkpoints of the original GeMS program; nothing in them is unpickled or run."""
-    import torch
-
     from gems_ray.cli.console import print_line
     from gems_ray.cli.paths import check_folder
+    from gems_ray.processor import compute_with
     from gems_ray.program import same_command
     from gems_ray.simulator import environment as named_environment
     from gems_ray.worldmaking.agent import AgentTraining
@@ -46,7 +45,7 @@ def import_world(
     chosen = named_environment(environment)
     folder = Path("worlds") / environment if output is None else output
     check_folder(folder, "--output")
-    torch.set_num_threads(1)
+    compute_with(1)
     files = OriginalFiles(gems, items, agent=agent, belief=belief, bounds=bounds, sessions=sessions)
     own = OwnAgent(AgentTraining(episodes=episodes), seed)
     if agent is None and belief is None:

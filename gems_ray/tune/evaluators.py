@@ -6,7 +6,6 @@ from itertools import cycle
 from typing import Any
 
 import ray
-import torch
 
 from gems_ray.algorithms import AlgorithmClass, register
 from gems_ray.algorithms.policy import LearnedPolicy
@@ -14,6 +13,7 @@ from gems_ray.evaluation.record import Evaluation
 from gems_ray.evaluation.returns import Evaluator
 from gems_ray.experiments.spec import EvaluationSpec
 from gems_ray.flat_state import FlatState
+from gems_ray.processor import compute_with
 from gems_ray.world.bundle import World
 
 
@@ -28,7 +28,7 @@ class PolicyEvaluator:
     """
 
     def __init__(self, pack: str, world: World, users: Mapping[str, int], algorithms: Sequence[AlgorithmClass]) -> None:
-        torch.set_num_threads(1)
+        compute_with(1)
         self._pack = pack
         for algorithm in algorithms:
             register(algorithm)

@@ -35,6 +35,7 @@ from gems_ray.experiments.cell_folder import FAILED, RUNNING
 from gems_ray.experiments.check import check_experiment
 from gems_ray.experiments.records import CellCheckpoint, CellDescription
 from gems_ray.experiments.spec import Cell
+from gems_ray.processor import compute_with
 from gems_ray.tune.evaluators import Evaluators
 from gems_ray.world.bundle import World, find_world
 from gems_ray.yaml_file import yaml_text
@@ -212,7 +213,7 @@ class OfflineRL(tune.Trainable):
         """
         asked = self.trial_resources
         share = asked.bundles[0] if isinstance(asked, PlacementGroupFactory) else {}  # its evaluators have the others
-        torch.set_num_threads(max(1, int(share.get("CPU", 1))))
+        compute_with(max(1, int(share.get("CPU", 1))))
         gpu = float(share.get("GPU", 0))
         if gpu and device == "auto" and not torch.cuda.is_available():
             self._log.append(f"has {gpu:g} of a GPU, and torch cannot use it here: trains on the CPU")

@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import ray
-import torch
 from ray.exceptions import RayError
 
 from gems_ray.errors import GemsRayError, WorldError
 from gems_ray.execution.interruption import RunInterrupted, first_signal
+from gems_ray.processor import compute_with
 from gems_ray.tune.cluster import connected
 from gems_ray.worldmaking.seeds import seed_folder
 from gems_ray.worldmaking.world import AGENT_LOG, RANKER_LOG, WorldRecipe, train_world
@@ -66,7 +66,7 @@ def train_seeds(
 
 def _train(recipe: WorldRecipe, folder: Path, command: str) -> str:
     """What a worker of Ray does; returns why it failed, if it did."""
-    torch.set_num_threads(1)
+    compute_with(1)
     try:
         train_world(recipe, folder, command, lambda report, seconds: None)
     except GemsRayError as error:
