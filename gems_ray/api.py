@@ -185,25 +185,34 @@ def evaluate(policy: "Policy", world: "World", users: int = 1_000, seed: int | N
     return Evaluator(world, purpose, users, seed).evaluate(policy)
 
 
-def collect(policy: "Policy", world: "World", episodes: int, seed: int = 0, quality: str | None = None) -> "Dataset":
+def collect(
+    policy: "str | Policy", world: "World", episodes: int, seed: int = 0, quality: str | None = None
+) -> "Dataset":
     """Logs episodes of a policy as a dataset.
 
     Args:
-        policy: that chooses latents.
+        policy: that chooses latents; or the name of a quality, such as "expert" or "medium_replay", for the world's own
+            behaviour policies.
         world: where it plays; the world's belief makes the logged observations, whatever the policy plays on.
         episodes: how many, of 100 steps each.
         seed: the same seed gives the same dataset, and every policy meets the same users.
-        quality: what the dataset calls its behaviour policy; the policy's kind if not given.
+        quality: what the dataset calls its behaviour policy; the policy's kind if not given. A quality that was named
+            as the policy keeps its name.
     Returns:
         a dataset that names the world; `.save(path)` writes it.
     Raises:
-        ConfigError: the policy chooses slates, or a number is impossible.
+        ConfigError: the policy chooses slates, there is no such quality, or a number is impossible.
     Example:
         gems_ray.collect(policy, world, episodes=1000, seed=0).save("mine.npz")
+        gems_ray.collect("medium", world, episodes=1000)
     """
-    from gems_ray.worldmaking.collect import collect_policy
+    from gems_ray.worldmaking.collect import collect_dataset, collect_policy
 
     _check_seed(seed)
+    if isinstance(policy, str):
+        if quality is not None:
+            raise ConfigError(f"quality `{quality}`: the policy `{policy}` is a quality already. Leave out quality.")
+        return collect_dataset(world, policy, episodes, seed)
     return collect_policy(world, policy, episodes, seed, quality=quality)
 
 

@@ -22,8 +22,8 @@ def keep_freed_memory() -> bool:
     """Lets this process keep the memory of tensors that are gone, for those that come next.
 
     By default, glibc gives large blocks back to the operating system at once. The next update asks for the same
-    blocks, and the system has to clear every page of them again; `benchmarks/memory.py` measures what that costs. The
-    process stays as large as it was at its largest. Results do not change.
+    blocks, and the system has to clear every page of them again; `benchmarks/freed_memory.py` measures what that
+    costs. The process stays as large as it was at its largest. Results do not change.
 
     Returns:
         whether it does: only glibc, the C library of most Linux systems, can be told to.

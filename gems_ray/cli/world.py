@@ -51,7 +51,7 @@ def train(
     items: Annotated[
         str | None, typer.Option(help="diffuse, focused or file:PATH; the environment's own if not given.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of sessions, ranker and agent.")] = 0,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of sessions, ranker and agent [default: 0].")] = None,
     seeds: Annotated[
         list[int] | None,
         typer.Option(min=0, help="Several seeds, `--seeds 0 1 2`: trained side by side by Ray, the best one is kept."),
@@ -89,7 +89,7 @@ def train(
     for option, weight in (("--lambda-click", lambda_click), ("--lambda-kl", lambda_kl)):
         if not math.isfinite(weight):
             raise ConfigError(f"{option}: expected a finite number, found {weight}.")
-    if seeds and seed:
+    if seeds and seed is not None:
         raise ConfigError(f"--seed {seed}: {SEEDS} names all seeds. Leave out one of the two.")
     if seeds and len(set(seeds)) < len(seeds):
         raise ConfigError(f"{SEEDS}: expected different numbers, found {' '.join(map(str, seeds))}.")
@@ -97,7 +97,7 @@ def train(
     overrides = {"items": items} if items else {}
     recipe = WorldRecipe(
         environment=named_environment(environment, **overrides),
-        seed=seed,
+        seed=seed or 0,
         ranker=RankerConfig(
             lambda_click=lambda_click, lambda_kl=lambda_kl, noise_scale=scale, duplicates=not no_duplicates
         ),
@@ -134,7 +134,7 @@ def _train_seeds(recipes: "Sequence[WorldRecipe]", folder: Path) -> None:
         except KeyboardInterrupt:
             typer.echo(f"\nInterrupted. Continue with: {same_command()}", err=True)
             raise typer.Exit(130) from None
-    kept = keep_best(folder, [recipe.seed for recipe in recipes])
+    kept = keep_best(folder)
     typer.echo("seed   validation        expert        medium   minutes")
     for row in kept.facts["seeds"]:
         returns = "".join(f"{row[f'{name}_mean']:8.1f} ± {row[f'{name}_se']:3.1f}" for name in COLUMNS)

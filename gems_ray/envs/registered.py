@@ -1,9 +1,11 @@
 """What `gymnasium.make` and `gymnasium.make_vec` build."""
 
+import os
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
+import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
@@ -21,12 +23,16 @@ WorldChoice = World | str | Path | None
 Units = Literal["normalised", "latent"]
 SHIPPED_ITEM_SEED = 0  # of the items of all shipped worlds
 
+# `AsyncVectorEnv` forks, and a forked process has none of the threads with which torch would share its work: it would
+# wait for them for ever.
+os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+
 
 class LatentActionsVectorEnv(SlateVectorEnv):
     """`LatentActionsEnv` for U users at once.
 
     All arrays have the users first, and all episodes begin and end together. With the same seeds, a user does what the
-    single environment with that seed does.
+    single environment with that seed does, up to the rounding of beliefs.
 
     Args:
         num_envs: U.
@@ -34,9 +40,10 @@ class LatentActionsVectorEnv(SlateVectorEnv):
         world: as in `LatentActionsEnv`.
         autoreset_mode: NextStep, SameStep or Disabled, as in `UsersVectorEnv`.
         units: as in `LatentActionsEnv`.
+        render_mode: as in `LatentActionsEnv`.
     Raises:
         WorldError: as in `LatentActionsEnv`.
-        ConfigError: there is no such mode, or no such units.
+        ConfigError: there is no such mode, or no such units, or something is to be rendered.
     """
 
     def __init__(
@@ -46,7 +53,9 @@ class LatentActionsVectorEnv(SlateVectorEnv):
         world: WorldChoice = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         units: Units = "normalised",
+        render_mode: None = None,
     ) -> None:
+        _check_render_mode(render_mode)
         if units not in get_args(Units):
             raise ConfigError(f"units: expected {' or '.join(get_args(Units))}, found `{units}`.")
         opened = _open_world(environment, world)
@@ -58,12 +67,15 @@ class LatentActionsVectorEnv(SlateVectorEnv):
             self._set_spaces(self.single_observation_space, action_space)
 
     def _slates(self, actions: np.ndarray) -> np.ndarray:
-        actions = np.asarray(actions, dtype=np.float32)
-        if actions.shape != self.action_space.shape or not np.isfinite(actions).all():
+        actions, shape = np.asarray(actions), self.action_space.shape
+        is_number = actions.dtype.kind in "iuf"
+        is_finite = not is_number or bool(np.isfinite(actions).all())
+        if actions.shape != shape or not is_number or not is_finite:
             raise SimulatorError(
-                f"actions: expected finite numbers of shape {self.action_space.shape}, found shape {actions.shape}"
-                f"{'' if np.isfinite(actions).all() else ' with NaN or infinity in it'}."
+                f"actions: expected finite numbers of shape {shape}, found shape {actions.shape} of {actions.dtype}"
+                f"{'' if is_finite else ' with NaN or infinity in it'}."
             )
+        actions = actions.astype(np.float32)
         return super()._slates(actions if self._bounds is None else self._bounds.to_latent(actions))
 
 
@@ -103,15 +115,23 @@ class LatentActionsEnv(SlateEnv):
         environment: name of the environment, which `gymnasium.make` fills in.
         world: an opened world or the folder of one; None for the shipped world of the environment.
         units: of the actions; "latent" for those of datasets, where the action space is the world's action box.
+        render_mode: None; nothing is rendered.
     Raises:
         WorldError: no world is shipped for the environment, or the given one simulates another environment.
-        ConfigError: there are no such units.
+        ConfigError: there are no such units, or something is to be rendered.
     Example:
         gymnasium.make("gems_ray/DiffuseTopDown-v0")
         gymnasium.make("gems_ray/FocusedMix-v0", world="worlds/focused_mix")
     """
 
-    def __init__(self, environment: str, world: WorldChoice = None, units: Units = "normalised") -> None:
+    def __init__(
+        self,
+        environment: str,
+        world: WorldChoice = None,
+        units: Units = "normalised",
+        render_mode: None = None,
+    ) -> None:
+        _check_render_mode(render_mode)
         super().__init__(LatentActionsVectorEnv(1, environment, world, AutoresetMode.DISABLED, units))
 
 
@@ -126,9 +146,10 @@ class SlateActionsVectorEnv(UsersVectorEnv):
         environment: name of the environment.
         world: as in `SlateActionsEnv`.
         autoreset_mode: NextStep, SameStep or Disabled, as in `UsersVectorEnv`.
+        render_mode: as in `LatentActionsEnv`.
     Raises:
         WorldError: the world simulates another environment.
-        ConfigError: there is no such mode.
+        ConfigError: there is no such mode, or something is to be rendered.
     """
 
     def __init__(
@@ -137,7 +158,9 @@ class SlateActionsVectorEnv(UsersVectorEnv):
         environment: str,
         world: WorldChoice = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        render_mode: None = None,
     ) -> None:
+        _check_render_mode(render_mode)
         if world is None:
             parameters = named_environment(environment)
             items = item_vectors(parameters, stream(SHIPPED_ITEM_SEED, "items"))
@@ -150,8 +173,10 @@ class SlateActionsVectorEnv(UsersVectorEnv):
         self._set_spaces(spaces.Dict({"slate": slate, "clicks": clicks}), slate)
 
     def _slates(self, actions: np.ndarray) -> np.ndarray:
-        actions = np.asarray(actions)
-        if actions.size and actions.min() < 0:  # which the simulator takes for the oracle's choice
+        actions = np.array(actions)  # a copy, because `info` keeps the slates
+        if (
+            actions.dtype.kind in "iu" and actions.size and actions.min() < 0
+        ):  # which the simulator takes for the oracle's choice
             raise SimulatorError(f"actions: expected numbers of items, 0 or larger, found {actions.min()}.")
         return actions
 
@@ -186,13 +211,16 @@ class SlateActionsEnv(SlateEnv):
         environment: name of the environment, which `gymnasium.make` fills in.
         world: an opened world or the folder of one, whose item vectors are taken; None for those of the shipped
             worlds, and in the focused environments for a draw with the same seed.
+        render_mode: None; nothing is rendered.
     Raises:
         WorldError: the world simulates another environment.
+        ConfigError: something is to be rendered.
     Example:
         gymnasium.make("gems_ray/DiffuseTopDownSlates-v0")
     """
 
-    def __init__(self, environment: str, world: WorldChoice = None) -> None:
+    def __init__(self, environment: str, world: WorldChoice = None, render_mode: None = None) -> None:
+        _check_render_mode(render_mode)
         super().__init__(SlateActionsVectorEnv(1, environment, world, AutoresetMode.DISABLED))
 
 
@@ -212,3 +240,8 @@ def _open_world(environment: str, world: WorldChoice) -> World:
             raise
         own = f'gymnasium.make("{environment_id(environment)}", world="worlds/{environment}")'
         raise WorldError(f"{error} Here: {own}.") from None
+
+
+def _check_render_mode(render_mode: str | None) -> None:
+    if render_mode is not None:
+        raise ConfigError(f"render_mode: expected None, found `{render_mode}`. These environments draw nothing.")

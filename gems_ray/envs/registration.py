@@ -1,10 +1,9 @@
 """The names under which `gymnasium.make` finds our environments; neither Gymnasium nor torch is imported for them."""
 
-import importlib.util
 import sys
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
 GYMNASIUM = "gymnasium"
@@ -62,13 +61,13 @@ class _AfterGymnasium(MetaPathFinder):
     ) -> ModuleSpec | None:
         if fullname != GYMNASIUM:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
+        spec = PathFinder.find_spec(fullname, path, target)
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
 
             def execute_and_register(module: ModuleType) -> None:
                 execute(module)
+                sys.meta_path.remove(self)  # only now: others look for Gymnasium without importing it
                 register_environments()
 
             spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]

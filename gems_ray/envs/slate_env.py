@@ -50,4 +50,4 @@ class SlateVectorEnv(UsersVectorEnv):
     def _observe(self, shown: dict[str, np.ndarray], first: bool) -> np.ndarray:
         slates, clicks = torch.from_numpy(shown["slate"]), torch.from_numpy(shown["clicks"])
         self._belief = self._belief_encoder.step(slates, clicks, None if first else self._belief)
-        return self._belief.numpy()
+        return self._belief.numpy().copy()  # the caller may change it, and the next belief follows from ours

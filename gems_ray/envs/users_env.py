@@ -68,7 +68,8 @@ class UsersVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray], ABC):
         Returns:
             observations after the first slate, and info.
         Raises:
-            SimulatorError: not one seed for each user, or `options["reset_mask"]` leaves somebody out.
+            SimulatorError: not one seed for each user, a seed is negative or no whole number, or
+                `options["reset_mask"]` leaves somebody out.
         """
         options = options or {}
         if not np.all(options.get("reset_mask", True)):
@@ -81,7 +82,12 @@ class UsersVectorEnv(VectorEnv[Observation, np.ndarray, np.ndarray], ABC):
 
     def seed(self, seed: int | Sequence[int | None]) -> None:
         """Gives every user a generator of its own, as `reset` describes."""
-        seeds = [seed + user for user in range(self.num_envs)] if isinstance(seed, int | np.integer) else list(seed)
+        if isinstance(seed, int | np.integer):
+            seeds: Sequence[Any] = [seed + user for user in range(self.num_envs)]
+        else:
+            seeds = list(seed) if isinstance(seed, Sequence | np.ndarray) else [seed]
+        if not all(new is None or (isinstance(new, int | np.integer) and new >= 0) for new in seeds):
+            raise SimulatorError(f"seed: expected whole numbers, 0 or larger, found {seed}.")
         if len(seeds) != self.num_envs:
             raise SimulatorError(f"seed: expected one for each of {self.num_envs} users, found {len(seeds)}.")
         before = self._generators or [np.random.default_rng() for _ in seeds]
@@ -141,8 +147,19 @@ class SlateEnv(gymnasium.Env[Observation, np.ndarray]):
         return _only(observation), _only(info)
 
     def step(self, action: np.ndarray) -> tuple[Observation, float, bool, bool, Info]:
-        """Shows one slate."""
-        observation, reward, done, cut, info = self._vector_env.step(np.asarray(action)[None])
+        """Shows one slate.
+
+        Raises:
+            SimulatorError: the action is not as the action space says, or the episode is over.
+        """
+        action, space = np.asarray(action), self.action_space
+        kinds = "iuf" if isinstance(space, gymnasium.spaces.Box) else "iu"
+        if action.shape != space.shape or action.dtype.kind not in kinds:
+            raise SimulatorError(
+                f"action: expected {'numbers' if 'f' in kinds else 'items'} of shape {space.shape}, "
+                f"found {action.dtype} of shape {action.shape}."
+            )
+        observation, reward, done, cut, info = self._vector_env.step(action[None])
         return _only(observation), float(reward[0]), bool(done[0]), bool(cut[0]), _only(info)
 
 

@@ -75,13 +75,15 @@ class TopicRec:
             user_vectors: (U, D) float preferences; drawn when None.
             clicks: (U, K) bool clicks on the first slate (replay); drawn when None.
         Raises:
-            SimulatorError: an argument has another shape.
+            SimulatorError: an argument has another shape, or preferences are not finite.
         """
         environment = self.environment
         if user_vectors is None:
             self._users = draw_users(environment, self.num_users, self._rng)
         else:
             self._users = self._checked(user_vectors, (environment.item_dim,), "user_vectors").astype(np.float32)
+            if not np.isfinite(self._users).all():
+                raise SimulatorError("user_vectors: expected finite numbers, found NaN or infinity.")
         topics = (self.num_users, environment.num_topics)
         self._time = 0
         self._bored = np.zeros(topics, dtype=bool)

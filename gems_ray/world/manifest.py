@@ -99,7 +99,8 @@ def fitting(make: Callable[[], dict[str, nn.Module]], tensors: FlatState) -> dic
         if name not in tensors:
             raise ValueError(f"no tensor `{name}` in {WEIGHTS}")
         check_tensor(tensors, name, tuple(value.shape))
-    return make()
+    with NoInitialValues():  # the weights come from the bundle, and torch's random numbers are the caller's
+        return make()
 
 
 class NoInitialValues(TorchFunctionMode):

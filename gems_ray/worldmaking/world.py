@@ -88,7 +88,7 @@ def train_world(recipe: WorldRecipe, folder: Path, command: str, progress: Progr
             quality: {"episodes": milestone.episodes, "validation_return": round(milestone.validation_return, 2)}
             for quality, milestone in _stages(trainer).items()
         },
-        "recipe": _described(recipe),
+        "recipe": recipe_facts(recipe),
     }
     world = World(recipe.environment, items, ranker, bounds, agents, facts | {"test": {}})
     best = Evaluator(world, "validation", TEST_USERS).evaluate(MeanAgent(agents["expert"]))
@@ -103,10 +103,10 @@ def train_world(recipe: WorldRecipe, folder: Path, command: str, progress: Progr
 def is_made_by(world: World, recipe: WorldRecipe) -> bool:
     """Whether a finished world was trained by this recipe."""
     made_of = (world.environment, world.ranker.config, world.facts.get("recipe"))
-    return made_of == (recipe.environment, recipe.ranker, _described(recipe))
+    return made_of == (recipe.environment, recipe.ranker, recipe_facts(recipe))
 
 
-def _described(recipe: WorldRecipe) -> dict[str, Any]:
+def recipe_facts(recipe: WorldRecipe) -> dict[str, Any]:
     """What the manifest says of a recipe besides environment and ranker, which have places of their own there."""
     return plain({key: value for key, value in asdict(recipe).items() if key not in ("environment", "ranker")})
 

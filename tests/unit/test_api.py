@@ -22,6 +22,7 @@ from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.machine import machine_report
 from gems_ray.policies.latents import MeanAgent, RandomLatents, SampledAgent
 from gems_ray.policies.slates import SlatePolicy
+from gems_ray.worldmaking.collect import collect_dataset
 from tests.policies import Constant
 
 ROOT = Path(__file__).parents[2]
@@ -152,6 +153,15 @@ class TestCollect:
         assert random.metadata.quality == "noise"
         np.testing.assert_array_equal(random.observations[0], one.observations[0])
         assert gems_ray.collect(Constant(latents), world, 2, seed=2).fingerprint != one.fingerprint
+
+    def test_a_quality_stands_for_the_behaviour_policies_of_the_world(self, world):
+        logged = gems_ray.collect("mixed", world, episodes=3, seed=5)
+        assert logged.metadata.quality == "mixed"
+        assert logged.fingerprint == collect_dataset(world, "mixed", 3, seed=5).fingerprint
+        with pytest.raises(ConfigError, match="quality `best` does not exist. Known: random"):
+            gems_ray.collect("best", world, 3)
+        with pytest.raises(ConfigError, match="the policy `mixed` is a quality already"):
+            gems_ray.collect("mixed", world, 3, quality="noise")
 
     def test_slates_are_no_latents(self, world):
         with pytest.raises(ConfigError, match="chooses slates, but a dataset holds latents"):

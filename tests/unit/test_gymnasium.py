@@ -1,5 +1,6 @@
 """`gymnasium.make` and `make_vec`: names, spaces, Gymnasium's own checker, and one user alone or among others."""
 
+import os
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from inspect import getdoc
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers.vector import DictInfoToList, RecordEpisodeStatistics
@@ -57,6 +59,7 @@ def test_every_environment_has_a_name():
         "import gems_ray, gymnasium",
         "import gymnasium, gems_ray",
         "import gymnasium; gymnasium.make('gems_ray:CartPole-v1')",
+        "import gems_ray, importlib.util; importlib.util.find_spec('gymnasium'); import gymnasium",
     ],
 )
 def test_importing_gems_ray_is_enough(code):
@@ -221,3 +224,75 @@ def test_mistakes_are_one_line(made_for, worlds, world_folder):
     slates.reset(seed=1)
     with pytest.raises(SimulatorError, match="0 or larger, found -1"):
         slates.step(np.full(10, -1))
+
+
+def test_environments_in_processes_that_were_forked():
+    """Without OMP_NUM_THREADS torch has threads of its own, which a forked process has not."""
+    code = "import gymnasium, gems_ray; "
+    code += "gymnasium.make_vec('gems_ray/DiffuseMix-v0', num_envs=2, vectorization_mode='async').reset(seed=0)"
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    subprocess.run([sys.executable, "-c", code], env=environment, timeout=120, check=True)
+
+
+@pytest.mark.parametrize("vector", [False, True])
+def test_what_is_returned_belongs_to_the_caller(vector, worlds):
+    def episode(change):
+        name, world = "gems_ray/DiffuseMix-v0", worlds["diffuse_mix"]
+        env = gymnasium.make_vec(name, num_envs=2, world=world) if vector else gymnasium.make(name, world=world)
+        env.action_space.seed(0)
+        seen = []
+        observation, _ = env.reset(seed=3)
+        for _ in range(4):
+            seen.append(observation.copy())
+            observation += change
+            observation, *_ = env.step(env.action_space.sample())
+        return np.stack(seen)
+
+    np.testing.assert_array_equal(episode(0.0), episode(0.3))
+
+
+def test_a_slate_that_was_played_stays_in_info(worlds):
+    env = gymnasium.make("gems_ray/DiffuseMixSlates-v0", world=worlds["diffuse_mix"])
+    env.reset(seed=0)
+    action = np.arange(10)
+    *_, info = env.step(action)
+    action += 1
+    np.testing.assert_array_equal(info["slate"], np.arange(10))
+
+
+def test_opening_a_world_draws_no_random_numbers():
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    gymnasium.make("gems_ray/DiffuseMix-v0")
+    assert torch.rand(1) == expected
+
+
+@pytest.mark.filterwarnings("ignore:.*render_mode='human'")  # Gymnasium's own, before the error
+@pytest.mark.parametrize("make", [gymnasium.make, gymnasium.make_vec])
+@pytest.mark.parametrize("name", IDS[:2])
+def test_nothing_is_rendered(make, name, made_for):
+    make(name, render_mode=None, **made_for(name)).close()
+    with pytest.raises(ConfigError, match="render_mode: expected None, found `human`"):
+        make(name, render_mode="human", **made_for(name))
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, [0, -1]])
+def test_impossible_seeds(seed, worlds):
+    env = gymnasium.make_vec("gems_ray/DiffuseMix-v0", num_envs=2, world=worlds["diffuse_mix"])
+    with pytest.raises(SimulatorError, match="seed: expected"):
+        env.reset(seed=seed)
+
+
+def test_users_that_are_no_numbers(worlds):
+    env = gymnasium.make("gems_ray/DiffuseMix-v0", world=worlds["diffuse_mix"])
+    with pytest.raises(SimulatorError, match="user_vectors: expected finite numbers"):
+        env.reset(options={"user_vectors": np.full((1, 20), np.nan)})
+
+
+@pytest.mark.parametrize("action", [None, ["a"] * 10, np.zeros(10), np.zeros(9, dtype=int)])
+def test_actions_that_are_no_slates(action, worlds):
+    env = gymnasium.make("gems_ray/DiffuseMixSlates-v0", world=worlds["diffuse_mix"], disable_env_checker=True)
+    env.reset(seed=0)
+    with pytest.raises(SimulatorError, match=r"action: expected .*\(10,\)"):
+        env.unwrapped.step(action)

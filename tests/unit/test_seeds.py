@@ -11,8 +11,10 @@ from gems_ray.errors import WorldError
 from gems_ray.simulator import environment
 from gems_ray.world.bundle import load_world
 from gems_ray.worldmaking.seeds import keep_best, unfinished_seeds
-from gems_ray.worldmaking.world import WorldRecipe
+from gems_ray.worldmaking.world import WorldRecipe, claim, recipe_facts
 from tests.conftest import make_world
+
+RECIPE = WorldRecipe(environment("diffuse_mix"), ranker=make_world().ranker.config)
 
 
 @pytest.mark.parametrize(
@@ -41,6 +43,7 @@ def trained(tmp_path):
             "validation": {"users": 9, "return_mean": validation, **row},
             "test": {"users": 9, **{name: {"return_mean": test, **row} for name in ("expert", "medium")}},
             "training_seconds": 60,
+            "recipe": recipe_facts(replace(RECIPE, seed=seed)),
         }
         replace(make_world(seed=seed), facts=facts).save(tmp_path / f"seed{seed}")
         for log in ("ranker_log.csv", "agent_log.csv"):
@@ -49,7 +52,7 @@ def trained(tmp_path):
 
 
 def test_the_best_on_the_validation_users_is_kept_and_all_are_told(trained):
-    kept = keep_best(trained, [0, 1, 2])
+    kept = keep_best(trained)
     assert kept.fingerprint == load_world(trained).fingerprint == load_world(trained / "seed1").fingerprint
     assert (trained / "agent_log.csv").read_text() == "log of seed 1\n"
     with (trained / "seeds.csv").open(newline="") as file:
@@ -62,11 +65,24 @@ def test_the_best_on_the_validation_users_is_kept_and_all_are_told(trained):
     assert [row["kept"] for row in load_world(trained).facts["seeds"]] == [False, True, False]
 
 
+def test_a_seed_that_is_added_competes_with_those_that_are_there(trained):
+    seventh = replace(RECIPE, seed=7)
+    assert unfinished_seeds(trained, [replace(RECIPE, seed=2), seventh]) == [seventh]
+    keep_best(trained)
+    assert unfinished_seeds(trained, [replace(RECIPE, seed=2)]) == []
+    assert keep_best(trained).fingerprint == load_world(trained / "seed1").fingerprint
+
+
 def test_what_is_there_is_left_alone(trained):
-    recipe = WorldRecipe(environment("diffuse_mix"), seed=7)
-    assert unfinished_seeds(trained, [recipe]) == [recipe]
-    with pytest.raises(WorldError, match="seed2: holds a world with other settings"):
-        unfinished_seeds(trained, [replace(recipe, seed=2)])
+    others = replace(RECIPE, item_seed=1)
+    with pytest.raises(WorldError, match="seed0: holds a world with other settings"):
+        unfinished_seeds(trained, [replace(others, seed=7)])
     make_world().save(trained)
     with pytest.raises(WorldError, match="a finished world is here already"):
-        unfinished_seeds(trained, [recipe])
+        unfinished_seeds(trained, [RECIPE])
+
+
+def test_an_interrupted_training_of_one_world_is_left_alone(tmp_path):
+    claim(tmp_path, "recipe")
+    with pytest.raises(WorldError, match="an interrupted training of a single world"):
+        unfinished_seeds(tmp_path, [RECIPE])
