@@ -1,10 +1,14 @@
 """Reading arrays from npz archives of strangers: every array is measured before memory is asked for it."""
 
+import lzma
 import math
 import stat
+import warnings
 import zipfile
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from tokenize import TokenError
 
@@ -15,10 +19,18 @@ from gems_ray.errors import DatasetError, GemsRayError
 
 NPY_MAGIC, ZIP_MAGIC, HDF5_MAGIC = b"\x93NUMPY", b"PK", b"\x89HDF\r\n\x1a\n"  # how files begin
 MOST_MEMBERS = 1_000  # arrays of an archive
+SHOWN_NAME = 60  # characters of a name that stands in a file
 LARGEST_TEXT = 10_000_000  # bytes of `metadata`
 # Logged numbers hardly shrink; what expands to this many times its size, and is large, was made to fill the memory.
 MOST_EXPANSION, LARGE = 200, 100_000_000
-NPY_VERSIONS = {b"\x01\x00": np.lib.format.read_array_header_1_0, b"\x02\x00": np.lib.format.read_array_header_2_0}
+LONGEST_HEADER = 10_000  # bytes, as numpy allows; those of plain arrays have about 100
+PIECE = 1 << 20  # bytes that are unpacked at once
+NPY_VERSIONS = {  # bytes of the number that says how long the header is, and what reads it
+    b"\x01\x00": (2, np.lib.format.read_array_header_1_0),
+    b"\x02\x00": (4, np.lib.format.read_array_header_2_0),
+}
+# Where a header is none: numpy parses it as Python, which has a MemoryError for what is nested too deeply.
+UNREADABLE = ValueError, SyntaxError, TypeError, IndexError, TokenError, RecursionError, MemoryError
 SAVE_PLAIN = "Save plain arrays with numpy.savez."
 
 
@@ -59,7 +71,8 @@ def read_arrays(path: Path, names: Collection[str]) -> tuple[dict[str, np.ndarra
         DatasetError: the file is missing, damaged, or asks for more memory than there is.
     """
     check_regular(path, DatasetError, "an npz file")
-    try:
+    with _reading(f"{path}"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of headers that Python 2 wrote, or that hold odd texts
         with path.open("rb") as start:
             magic = start.read(len(HDF5_MAGIC))
         _check_kind(magic, path)
@@ -68,14 +81,34 @@ def read_arrays(path: Path, names: Collection[str]) -> tuple[dict[str, np.ndarra
             chosen = {name: member for name, member in members.items() if name in names}
             headers = {name: _header(archive, name, member, path) for name, member in chosen.items()}
             _check_memory(chosen, path)
-            arrays = {name: _read(archive, member, headers[name]) for name, member in chosen.items()}
-    except ValueError as error:
-        raise DatasetError(f"{path}: cannot be read: {_line(error)}. {SAVE_PLAIN}") from None
-    except (NotImplementedError, RuntimeError) as error:  # what zipfile says of encryption and of rare compressions
-        raise DatasetError(f"{path}: cannot be read: {_line(error)}. {SAVE_PLAIN}") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, KeyError, OverflowError) as error:
-        raise DatasetError(f"{path}: damaged or cut off ({_line(error)}). Make it or copy it again.") from None
+            arrays = {name: _read(archive, name, member, headers[name], path) for name, member in chosen.items()}
     return arrays, list(members)
+
+
+def member_pieces(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> Iterator[bytes]:
+    """What a member of an archive holds, unpacked piece by piece.
+
+    Args:
+        archive: that holds it.
+        member: of the archive.
+        path: of the archive, for messages.
+    Raises:
+        DatasetError: the member is damaged, encrypted, or packed in a way that is not known.
+    """
+    with _reading(f"{path}: `{member.filename[:SHOWN_NAME]}`"), archive.open(member) as file:
+        while piece := file.read(PIECE):
+            yield piece
+
+
+@contextmanager
+def _reading(where: str) -> Iterator[None]:
+    """Turns what goes wrong in the reading of an archive into one line."""
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:  # RuntimeError: zipfile's word for encryption and rare compressions
+        raise DatasetError(f"{where}: cannot be read: {_line(error)}. {SAVE_PLAIN}") from None
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, KeyError, OverflowError) as error:
+        raise DatasetError(f"{where}: damaged or cut off ({_line(error)}). Make it or copy it again.") from None
 
 
 def _check_kind(magic: bytes, path: Path) -> None:
@@ -95,28 +128,38 @@ def _members(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]
     entries = archive.infolist()
     if len(entries) > MOST_MEMBERS:
         raise DatasetError(f"{path}: expected at most {MOST_MEMBERS} arrays, found {len(entries):,}. {SAVE_PLAIN}")
+    needed, stored = sum(entry.file_size for entry in entries), path.stat().st_size
+    if needed > LARGE and needed > MOST_EXPANSION * stored:
+        raise DatasetError(f"{path}: its {stored:,} bytes expand to {needed:,}, as no logged numbers do. {SAVE_PLAIN}")
     members: dict[str, zipfile.ZipInfo] = {}
     for entry in entries:
         name = entry.filename.removesuffix(".npy")
         if name in members:
-            raise DatasetError(f"{path}: `{name}` stands in the archive twice. {SAVE_PLAIN}")
+            raise DatasetError(f"{path}: `{name[:SHOWN_NAME]}` stands in the archive twice. {SAVE_PLAIN}")
         members[name] = entry
     return members
 
 
 def _header(archive: zipfile.ZipFile, name: str, member: zipfile.ZipInfo, path: Path) -> int:
     """Bytes of the array's header, after it was found to describe what the archive holds."""
-    with archive.open(member) as file:
+    with _reading(f"{path}: `{name}`"), archive.open(member) as file:
         if file.read(len(NPY_MAGIC)) != NPY_MAGIC:
             raise DatasetError(f"{path}: `{name}` is not an array. {SAVE_PLAIN}")
-        read_header = NPY_VERSIONS.get(file.read(2))
+        width, read_header = NPY_VERSIONS.get(file.read(2), (0, None))
         if read_header is None:
             raise DatasetError(f"{path}: `{name}` is not an array of plain numbers. {SAVE_PLAIN}")
+        start = file.read(width)
+        if (length := int.from_bytes(start, "little")) > LONGEST_HEADER:
+            raise DatasetError(
+                f"{path}: `{name}` has a header of {length:,} bytes, expected at most {LONGEST_HEADER:,}. {SAVE_PLAIN}"
+            )
         try:
-            shape, _, dtype = read_header(file)
-        except (ValueError, SyntaxError, TypeError, TokenError, RecursionError) as error:  # it is parsed as Python
+            shape, _, dtype = read_header(BytesIO(start + file.read(length)))
+        except UNREADABLE as error:
             raise DatasetError(f"{path}: `{name}` has no readable header ({_line(error)}). {SAVE_PLAIN}") from None
         size = file.tell()
+    if dtype.itemsize == 0 or any(type(side) is not int for side in shape):  # True counts as an int elsewhere
+        raise DatasetError(f"{path}: `{name}` is not an array of plain numbers. {SAVE_PLAIN}")
     if dtype.hasobject:
         raise DatasetError(
             f"{path}: cannot be read: `{name}` holds an object array, which would have to be unpickled. {SAVE_PLAIN}"
@@ -134,9 +177,6 @@ def _header(archive: zipfile.ZipFile, name: str, member: zipfile.ZipInfo, path: 
 
 def _check_memory(members: dict[str, zipfile.ZipInfo], path: Path) -> None:
     needed = sum(member.file_size for member in members.values())
-    stored = sum(member.compress_size for member in members.values())
-    if needed > LARGE and needed > MOST_EXPANSION * stored:
-        raise DatasetError(f"{path}: its {stored:,} bytes expand to {needed:,}, as no logged numbers do. {SAVE_PLAIN}")
     available = psutil.virtual_memory().available
     if needed > available:
         raise DatasetError(
@@ -145,8 +185,8 @@ def _check_memory(members: dict[str, zipfile.ZipInfo], path: Path) -> None:
         )
 
 
-def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo, header: int) -> np.ndarray:
-    with archive.open(member) as file:
+def _read(archive: zipfile.ZipFile, name: str, member: zipfile.ZipInfo, header: int, path: Path) -> np.ndarray:
+    with _reading(f"{path}: `{name}`"), archive.open(member) as file:
         return np.lib.format.read_array(file, allow_pickle=False, max_header_size=header + len(NPY_MAGIC))
 
 

@@ -54,6 +54,11 @@ class Mistake:
         return f"{self.place}: {said}" if self.place else said
 
 
+def _line(text: str) -> str:
+    """A text without the ends of lines in what it quotes: from a file, a command line, another program."""
+    return " ".join(text.split("\n"))
+
+
 class GemsRayError(Exception):
     """Base of every error that the command line prints as one line, without a stack trace.
 
@@ -69,7 +74,7 @@ class GemsRayError(Exception):
         Args:
             name: what the user calls a key: `dataset.file` in an experiment file is `--dataset` on a command line.
         """
-        return "".join(name(part) if isinstance(part, tuple) else str(part) for part in self.args)
+        return _line("".join(name(part) if isinstance(part, tuple) else str(part) for part in self.args))
 
 
 class ConfigError(GemsRayError):
@@ -77,7 +82,7 @@ class ConfigError(GemsRayError):
 
     def told(self, name: Callable[[Location], str] = dotted) -> str:
         """The message, a line for each mistake."""
-        return "\n".join(part.told(name) if isinstance(part, Mistake) else str(part) for part in self.args)
+        return "\n".join(_line(part.told(name) if isinstance(part, Mistake) else str(part)) for part in self.args)
 
 
 def below(*location: str | int) -> AbstractContextManager[None]:

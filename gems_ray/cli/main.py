@@ -30,6 +30,7 @@ from gems_ray.cli.watch import watch
 from gems_ray.errors import GemsRayError
 from gems_ray.execution.interruption import listening
 from gems_ray.program import program_name
+from gems_ray.results.text import one_line
 
 app = typer.Typer(
     help="Offline reinforcement learning for slate recommendation, from simulator to result table.",
@@ -104,5 +105,6 @@ def _print_usage_error(error: Any) -> None:
 
 
 def print_error(error: Exception | str) -> None:
-    """Prints an error as it is: no markup, no wrapping."""
-    Console(stderr=True).print(visible(f"error: {error}"), markup=False, highlight=False, soft_wrap=True)
+    """Prints an error as it is: no markup, no wrapping. Of several lines only where there are several mistakes."""
+    text = f"error: {error}" if isinstance(error, GemsRayError) else one_line(f"error: {error}")
+    Console(stderr=True).print(visible(text), markup=False, highlight=False, soft_wrap=True)

@@ -35,13 +35,15 @@ def read_metadata(text: np.ndarray | None, arrays: Mapping[str, np.ndarray], whe
         return None
     metadata = _parsed(text, where)
     for field, found, expected in _mistakes(metadata, arrays):
-        raise DatasetError(f"{where}: `metadata` says {field} {found}, expected {expected}. {ADVICE}")
+        hint = did_you_mean(found, list(ENVIRONMENTS)) if field == "environment" else ""
+        raise DatasetError(f"{where}: `metadata` says {field} {found}, expected {expected}. {hint}{ADVICE}")
     return metadata
 
 
 def _parsed(text: np.ndarray, where: str) -> DatasetMetadata:
+    unreadable = f"{where}: `metadata` is not readable at"
     if text.ndim or text.dtype.kind != "U":
-        raise DatasetError(f"{where}: `metadata` is not readable at `JSON`: expected one text, found {text.dtype}.")
+        raise DatasetError(f"{unreadable} `JSON`: expected one text, found {text.dtype}. {ADVICE}")
     try:
         data = json.loads(str(text))
         version = data.get("schema_version", SCHEMA_VERSION) if isinstance(data, dict) else SCHEMA_VERSION
@@ -54,9 +56,9 @@ def _parsed(text: np.ndarray, where: str) -> DatasetMetadata:
     except ValidationError as error:
         problem = error.errors()[0]
         key = ".".join(str(part) for part in problem["loc"]) or "JSON"
-        raise DatasetError(f"{where}: `metadata` is not readable at `{key[:60]}`: {problem['msg']}.") from None
-    except (ValueError, RecursionError) as error:
-        raise DatasetError(f"{where}: `metadata` is not readable at `JSON`: {error}.") from None
+        raise DatasetError(f"{unreadable} `{key[:60]}`: {problem['msg']}. {ADVICE}") from None
+    except (ValueError, RecursionError, SystemError) as error:  # SystemError: numpy's word for what is no character
+        raise DatasetError(f"{unreadable} `JSON`: {error}. {ADVICE}") from None
 
 
 def _mistakes(metadata: DatasetMetadata, arrays: Mapping[str, np.ndarray]) -> list[tuple[str, str, str]]:
@@ -68,8 +70,7 @@ def _mistakes(metadata: DatasetMetadata, arrays: Mapping[str, np.ndarray]) -> li
             mistakes.append((field, str(found)[:LONGEST_TEXT], expected))
 
     name = metadata.environment
-    known = f"one of {', '.join(ENVIRONMENTS)}. {did_you_mean(name, list(ENVIRONMENTS))}".strip().rstrip(".")
-    check(name in ENVIRONMENTS, "environment", name, known)
+    check(name in ENVIRONMENTS, "environment", name, f"one of {', '.join(ENVIRONMENTS)}")
     check(0 < len(metadata.quality) <= LONGEST_TEXT, "quality", f"`{metadata.quality}`", "a word")
     check(0 < len(metadata.program_version) <= LONGEST_TEXT, "program_version", metadata.program_version, "a version")
     fingerprint = metadata.world_fingerprint

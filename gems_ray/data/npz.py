@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gems_ray.archive import read_arrays
+from gems_ray.archive import SHOWN_NAME, read_arrays
 from gems_ray.data.metadata import read_metadata
 from gems_ray.data.schema import OPTIONAL, REQUIRED, Dataset
 from gems_ray.errors import DatasetError
@@ -59,7 +59,7 @@ def check_dataset(arrays: Mapping[str, np.ndarray], where: str, present: list[st
             raise DatasetError(f"{where}: `{name}` is not an array. Save plain arrays with numpy.savez.")
     missing = [name for name in REQUIRED if name not in arrays]
     if missing:
-        names = present or list(arrays)
+        names = [name[:SHOWN_NAME] for name in present or arrays]
         found = ", ".join(names[:SHOWN_NAMES]) + (", ..." if len(names) > SHOWN_NAMES else "") or "nothing"
         raise DatasetError(f"{where}: `{missing[0]}` is missing. Expected {', '.join(REQUIRED)}; found {found}.")
     rows = len(arrays["observations"]) if arrays["observations"].ndim else 0
@@ -92,8 +92,9 @@ def checked_array(array: np.ndarray, shape: tuple[int, ...], dtype: type[np.gene
         raise DatasetError(f"{where}: expected {np.dtype(dtype)}, found {array.dtype}.")
     with np.errstate(over="ignore", invalid="ignore"):
         converted = np.ascontiguousarray(array.astype(dtype, copy=False))
-    # A whole-array reduction finds NaN and infinity without a temporary as large as the data.
-    if dtype is np.float32 and not np.isfinite(converted.sum(dtype=np.float64)):
+        # A whole-array reduction finds NaN and infinity without a temporary as large as the data.
+        finite = dtype is not np.float32 or np.isfinite(converted.sum(dtype=np.float64))
+    if not finite:
         wrong = np.argwhere(~np.isfinite(converted))
         raise DatasetError(
             f"{where}: {len(wrong)} values are NaN or infinite in float32, the first in row {wrong[0][0]}. "

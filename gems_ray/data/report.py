@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from gems_ray.action_box import ActionBox
-from gems_ray.archive import HDF5_MAGIC, check_regular, read_arrays
+from gems_ray.archive import HDF5_MAGIC, SHOWN_NAME, check_regular, read_arrays
 from gems_ray.data.npz import checked_array, load_dataset
 from gems_ray.data.schema import OPTIONAL, REQUIRED, Dataset
 from gems_ray.data.trajectories import last_steps, trajectory_ends
@@ -64,7 +64,7 @@ class DatasetReport:
         ):
             if part:
                 text += [f"{title}:", *(f"  {line}" for line in part)]
-        return text
+        return [" ".join(line.split("\n")) for line in text]  # names in a file may hold anything
 
 
 def inspect_dataset(path: Path, box: ActionBox | None = None) -> DatasetReport:
@@ -129,7 +129,8 @@ def _minari(path: Path) -> DatasetReport | None:
     try:
         with (folder / MINARI).open(encoding="utf-8") as file:
             facts = json.loads(file.read(1_000_000))
-        known = [f"{key}: {facts[key]}" for key in ("dataset_id", "total_episodes", "total_steps") if key in facts]
+        keys = [key for key in ("dataset_id", "total_episodes", "total_steps") if key in facts]
+        known = [f"{key}: {str(facts[key])[:SHOWN_NAME]}" for key in keys]
     except (ValueError, TypeError, OSError, RecursionError):
         raise DatasetError(f"{folder / MINARI}: not readable as the facts of a Minari dataset.") from None
     return DatasetReport(path, "a dataset of Minari", None, None, figures=tuple(known), problems=(_IMPORT,))
@@ -179,7 +180,7 @@ def _layout(arrays: Mapping[str, np.ndarray], path: Path) -> str:
 
 def _described(name: str, arrays: Mapping[str, np.ndarray]) -> str:
     if name not in arrays:
-        return f"{name}: not read"
+        return f"{name[:SHOWN_NAME]}: not read"
     return f"{name}: {arrays[name].shape} {arrays[name].dtype if name != 'metadata' else 'text'}"
 
 

@@ -3,6 +3,8 @@
 import pytest
 
 from gems_ray.cli.console import visible
+from gems_ray.cli.main import print_error
+from gems_ray.errors import ConfigError, DatasetError
 from gems_ray.experiments.records import CellResult
 
 
@@ -19,6 +21,20 @@ from gems_ray.experiments.records import CellResult
 )
 def test_control_characters_are_written_out(text, shown):
     assert visible(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("error", "lines"),
+    [
+        (DatasetError("a\nb: no such", ("x\ny", 1)), 1),
+        (ConfigError("one\nmistake", "another"), 2),
+        (OSError("a\nb"), 1),
+        ("a\nb", 1),
+    ],
+)
+def test_what_an_error_quotes_does_not_break_its_line(error, lines, capsys):
+    print_error(error)
+    assert capsys.readouterr().err.count("\n") == lines
 
 
 def test_nothing_in_a_run_folder_moves_the_cursor(run, command_line, tmp_path):

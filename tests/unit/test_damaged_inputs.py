@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 import gems_ray
-from gems_ray.data.metadata import read_metadata
+from gems_ray.data.metadata import ADVICE, read_metadata
 from gems_ray.data.npz import load_dataset
 from gems_ray.errors import DatasetError, GemsRayError, WorldError
 from gems_ray.evaluation.belonging import check_world
@@ -57,6 +57,8 @@ class TestMetadata:
             ("seed", -1, "seed -1"),
             ("expert_share", 1.5, "expert_share 1.5"),
             ("environment", "diffuse_mixx", "environment diffuse_mixx, expected one of .* Did you mean `diffuse_mix`"),
+            ("environment", "a\nb", "environment a b, expected one of"),
+            ("program_version", "v\n" * 200, "program_version v v "),
             ("quality", "", "quality"),
             ("world_fingerprint", "../../etc", "world_fingerprint"),
             ("world_fingerprint", "", "16 hexadecimal digits"),
@@ -73,7 +75,10 @@ class TestMetadata:
         path = with_metadata(dataset, tmp_path / "changed.npz", **{field: value})
         with pytest.raises(DatasetError, match=message) as caught:
             load_dataset(path)
-        assert one_line(caught).startswith(str(path))
+        text = one_line(caught)
+        assert text.startswith(str(path))
+        assert "?." not in text
+        assert text.endswith(ADVICE) or field == "schema_version"
 
     @settings(max_examples=60, deadline=None)
     @given(data=st.data())
@@ -95,13 +100,21 @@ class TestMetadata:
         np.savez(tmp_path / "bad.npz", **plain_arrays(), metadata=np.array(text))
         with pytest.raises(DatasetError, match="metadata") as caught:
             load_dataset(tmp_path / "bad.npz")
-        one_line(caught)
+        assert one_line(caught).endswith(ADVICE)
+
+    def test_characters_that_are_none(self, tmp_path):
+        array = np.array([0x110000], dtype=np.uint32).view("<U1").reshape(())
+        np.savez(tmp_path / "bad.npz", **plain_arrays(), metadata=array)
+        with pytest.raises(DatasetError, match="`metadata` is not readable at `JSON`") as caught:
+            load_dataset(tmp_path / "bad.npz")
+        assert one_line(caught).endswith(ADVICE)
 
     @pytest.mark.parametrize("array", [np.zeros(3), np.array(["{}"]), np.array(b"{}"), np.array(True)])
     def test_metadata_is_one_text(self, tmp_path, array):
         np.savez(tmp_path / "bad.npz", **plain_arrays(), metadata=array)
-        with pytest.raises(DatasetError, match="`metadata` is not readable"):
+        with pytest.raises(DatasetError, match="`metadata` is not readable") as caught:
             load_dataset(tmp_path / "bad.npz")
+        assert one_line(caught).endswith(ADVICE)
 
     @pytest.mark.parametrize(
         ("field", "value", "message"),
@@ -160,9 +173,11 @@ def npy(array):
 
 
 def header(shape, descr="<f4"):
-    buffer = io.BytesIO()
-    np.lib.format.write_array_header_1_0(buffer, {"descr": descr, "fortran_order": False, "shape": shape})
-    return buffer.getvalue()
+    return header_text(f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {shape!r}, }}")
+
+
+def header_text(text):
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
 
 
 def members(**changes):
@@ -194,6 +209,67 @@ class TestArchives:
         content = b"\x93NUMPY\x01\x00" + len(written).to_bytes(2, "little") + written + b"\0" * 40
         with pytest.raises(GemsRayError) as caught:
             load_dataset(npz(tmp_path / "any.npz", members(rewards=content)))
+        one_line(caught)
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            header((6,), ()),
+            header((6,), ("<f4",)),
+            header((True,)) + b"\0" * 4,
+            header_text("-" * 9_000 + "1"),
+            header_text("1**" * 3_000 + "1"),
+            header((10**12, 20), "<U0"),
+            header((10**12,), "|V0"),
+            header_text("{'descr': '\\d'}"),  # of which Python warns
+        ],
+        ids=["no dtype", "half a dtype", "a truth as a size", "deep", "powers", "no letters", "no bytes", "warning"],
+    )
+    def test_headers_that_numpy_stumbles_over(self, tmp_path, content):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with pytest.raises(
+                DatasetError, match="`rewards` (has no readable header|is not an array of plain)"
+            ) as caught:
+                load_dataset(npz(tmp_path / "odd.npz", members(rewards=content)))
+        one_line(caught)
+
+    def test_a_long_header_is_not_read(self, tmp_path, monkeypatch):
+        """Two of its four gigabytes would be blanks that take the archive two megabytes."""
+        content = b"\x93NUMPY\x02\x00" + (2 * 10**9).to_bytes(4, "little") + b" " * 1_000_000
+        path, read = npz(tmp_path / "long.npz", members(rewards=content), zipfile.ZIP_DEFLATED), []
+        original = zipfile.ZipExtFile.read
+        monkeypatch.setattr(zipfile.ZipExtFile, "read", lambda file, n=-1: read.append(n) or original(file, n))
+        with pytest.raises(
+            DatasetError, match="`rewards` has a header of 2,000,000,000 bytes, expected at most 10,000"
+        ):
+            load_dataset(path)
+        assert max(read) <= 10_000
+
+    def test_headers_of_python_2(self, tmp_path):
+        rewards = np.arange(6, dtype=np.float32)
+        text = "{'descr': '<f4', 'fortran_order': False, 'shape': (6L,), }\n"
+        path = npz(tmp_path / "old.npz", members(rewards=header_text(text) + rewards.tobytes()))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            np.testing.assert_array_equal(load_dataset(path).rewards, rewards)
+
+    @pytest.mark.parametrize("name", ["rewards", "other"])
+    def test_bombs_in_any_member(self, tmp_path, name):
+        path = npz(tmp_path / "bomb.npz", members(**{name: bytes(100_000_001)}), zipfile.ZIP_DEFLATED)
+        with pytest.raises(DatasetError, match="expand to 100,0.*, as no logged numbers do"):
+            load_dataset(path)
+
+    @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+    def test_every_compression_and_its_damage(self, tmp_path, method):
+        path = npz(tmp_path / "packed.npz", members(), method)
+        assert len(load_dataset(path)) == 6
+        content = bytearray(path.read_bytes())
+        start = content.index(b"actions.npy") + 60
+        content[start : start + 400] = b"\xff" * 400
+        path.write_bytes(content)
+        with pytest.raises(DatasetError, match="`actions`: damaged or cut off") as caught:
+            load_dataset(path)
         one_line(caught)
 
     def test_a_bomb_is_not_unpacked(self, tmp_path):
@@ -258,6 +334,14 @@ class TestArchives:
             warnings.simplefilter("error")
             with pytest.raises(DatasetError, match=f"`{name}`: expected values up to 1,000,000, found 3e"):
                 load_dataset(tmp_path / "large.npz")
+
+    @pytest.mark.parametrize("values", [np.array([np.inf, -np.inf], np.float32), np.array([1e300, -1e300])])
+    def test_infinities_of_both_signs(self, tmp_path, values):
+        np.savez(tmp_path / "infinite.npz", **plain_arrays() | {"rewards": np.tile(values, 3)})
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with pytest.raises(DatasetError, match="`rewards`: 6 values are NaN or infinite"):
+                load_dataset(tmp_path / "infinite.npz")
 
 
 def keys_of(data, before=()):
