@@ -2,6 +2,7 @@
 
 import logging
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,13 +10,19 @@ from pathlib import Path
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path` that takes its place when the block ends without an error."""
+    """Yields a temporary path beside `path` that takes its place when the block ends without an error.
+
+    A link stays, and the file that it leads to is replaced; a file that is replaced keeps its permissions.
+    """
+    if path.is_symlink():
+        path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield partial
-        partial.chmod(0o666 & ~_umask())  # some writers create files that only their owner may read
         with partial.open("rb") as file:
+            # Some writers create files that only their owner may read.
+            os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o666 & ~_umask())
             os.fsync(file.fileno())
         partial.replace(path)
     finally:

@@ -74,9 +74,12 @@ def attach(
     """Bind a foreign file to its world, after testing that they belong together."""
     from gems_ray.api import attach_dataset
     from gems_ray.cli.console import print_line
+    from gems_ray.execution.sources import check_target
     from gems_ray.processor import compute_with
 
     compute_with(1)
+    if output is not None:
+        check_target(output, "--output")
     found = attach_dataset(file, world, quality=quality, output=output)
     for line in found.lines():
         print_line(line)

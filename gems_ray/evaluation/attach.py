@@ -1,13 +1,14 @@
 """Binding a foreign dataset to a world: its arrays stay as they are, and metadata names the world."""
 
-import shutil
 import zipfile
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from gems_ray import __version__
+from gems_ray.archive import member_pieces
 from gems_ray.data.npz import load_dataset
 from gems_ray.data.schema import DatasetMetadata
 from gems_ray.data.trajectories import last_steps, trajectory_ends
@@ -68,6 +69,8 @@ def _write(source: Path, target: Path, metadata: DatasetMetadata) -> None:
         for member in old.infolist():
             entry = zipfile.ZipInfo(member.filename)
             entry.compress_type = member.compress_type
-            with old.open(member) as read, new.open(entry, "w", force_zip64=True) as written:
-                shutil.copyfileobj(read, written, 1 << 20)
+            pieces = member_pieces(old, member, source)
+            first = next(pieces, b"")  # of a member that cannot be read, nothing is written
+            with new.open(entry, "w", force_zip64=True) as written:
+                written.writelines(chain([first], pieces))
         new.writestr(zipfile.ZipInfo("metadata.npy"), text.getvalue())

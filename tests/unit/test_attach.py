@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -9,9 +10,9 @@ import pytest
 import gems_ray
 from gems_ray.data.npz import load_dataset
 from gems_ray.data.report import histogram, inspect_dataset, quality_of
-from gems_ray.data.schema import REQUIRED
+from gems_ray.data.schema import REQUIRED, Attachment
 from gems_ray.errors import DatasetError, WorldError
-from gems_ray.evaluation.examine import examine
+from gems_ray.evaluation.examine import Belonging, examine
 from gems_ray.evaluation.replay import explain
 from gems_ray.evaluation.watching import watch
 from gems_ray.execution.listener import RunListener
@@ -39,6 +40,16 @@ def logged(mix):
 def foreign(dataset, **changes):
     """The five published arrays alone."""
     return dataclasses.replace(dataset, slates=None, clicks=None, metadata=None, **changes)
+
+
+# Byte of the local header, and of the one in the list at the end, and what is written there.
+DAMAGES = {
+    "encryption": ((6, 1), (8, 1)),
+    "method": ((8, 97), (10, 97)),
+    "content": ((30 + len("odd.npy") + 5, 0), None),
+    "packing": ((30 + len("odd.npy") + 12, 255), None),
+    "header": ((0, 0), None),
+}
 
 
 class TestReplay:
@@ -167,6 +178,52 @@ class TestAttach:
         assert file.read_bytes() == before
         assert load_dataset(file.parent / "bound.npz").metadata.quality == "mine"
 
+    def test_a_link_stays_a_link(self, file, mix, untested):
+        link = file.parent / "link.npz"
+        link.symlink_to(file.name)
+        gems_ray.attach_dataset(link, mix)
+        assert link.is_symlink()
+        assert load_dataset(file).metadata.world_fingerprint == mix.fingerprint
+
+    @pytest.fixture
+    def untested(self, monkeypatch):
+        """Every file belongs to every world."""
+        counts = dict.fromkeys(("transitions", "explained", "episodes", "watched_slots"), 0)
+        found = Belonging("a world", None, Attachment(**counts, surprise=0.0, nearest_rival="none", log_odds=0.0))
+        monkeypatch.setattr("gems_ray.evaluation.attach.examine", lambda *_: found)
+
+    @pytest.mark.parametrize("method", [*DAMAGES])
+    def test_damage_in_an_array_that_nobody_reads(self, file, mix, untested, method):
+        with zipfile.ZipFile(file, "a") as archive:
+            packing = zipfile.ZIP_LZMA if method == "packing" else zipfile.ZIP_STORED
+            archive.writestr("odd.npy", b"x" * 1_000, packing)
+        content = bytearray(file.read_bytes())
+        local, central = content.index(b"odd.npy") - 30, content.rindex(b"odd.npy") - 46
+        for start, byte in zip((local, central), DAMAGES[method], strict=True):
+            if byte is not None:
+                content[start + byte[0]] = byte[1]
+        file.write_bytes(content)
+        with pytest.raises(DatasetError, match=r"expert_data_d4rl.npz: `odd.npy`: (cannot be read|damaged)") as caught:
+            gems_ray.attach_dataset(file, mix)
+        assert "\n" not in str(caught.value)
+        assert file.read_bytes() == content
+        assert [entry.name for entry in file.parent.iterdir()] == [file.name]
+
+    def test_a_full_disk_is_not_taken_for_damage(self, file, mix, untested, monkeypatch):
+        def full(*_):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("zipfile._ZipWriteFile.write", full)
+        with pytest.raises(OSError, match="No space left"):
+            gems_ray.attach_dataset(file, mix)
+        assert [entry.name for entry in file.parent.iterdir()] == [file.name]
+
+    def test_a_place_that_cannot_be_written_is_refused_before_the_work(self, file, command_line, monkeypatch):
+        monkeypatch.setattr("gems_ray.api.attach_dataset", None)
+        code, _, error = command_line("dataset", "attach", file, "--world", "diffuse_mix", "--output", file.parent)
+        assert (code, error.count("\n")) == (2, 1)
+        assert error.startswith("error: --output: expected a file to write, found the folder")
+
     def test_a_refused_file_stays_as_it_is(self, file):
         before = file.read_bytes()
         with pytest.raises(WorldError, match=r"expert_data_d4rl.npz: does not belong to world .* \(diffuse_divpen\)"):
@@ -226,6 +283,13 @@ class TestReport:
             inspect_dataset(data)
         with pytest.raises(DatasetError, match="another folder"):
             inspect_dataset(tmp_path)
+
+    def test_names_of_arrays_do_not_break_lines(self, tmp_path):
+        np.savez(tmp_path / "odd.npz", **plain_arrays(), **{"a\nb": np.zeros(1), "c" * 5_000: np.zeros(1)})
+        lines = inspect_dataset(tmp_path / "odd.npz").lines()
+        assert "  a b: not read" in lines
+        assert max(map(len, lines)) < 500
+        assert not any("\n" in line for line in lines)
 
     def test_every_problem_is_named(self, tmp_path):
         arrays = plain_arrays()

@@ -1,5 +1,7 @@
 """The dataset format: round trip, same bytes, and every kind of damage."""
 
+import os
+import stat
 import zipfile
 
 import numpy as np
@@ -215,6 +217,26 @@ class TestFiles:
             dataset.save(path)
         assert path.read_bytes() == dataset_file.read_bytes()
         assert [entry.name for entry in tmp_path.iterdir()] == ["kept.npz"]
+
+    def test_a_link_and_the_permissions_stay(self, dataset, dataset_file, tmp_path):
+        target, link = tmp_path / "target.npz", tmp_path / "link.npz"
+        target.write_bytes(b"old")
+        target.chmod(0o600)
+        link.symlink_to("target.npz")
+        dataset.save(link)
+        assert link.is_symlink()
+        assert target.read_bytes() == dataset_file.read_bytes()
+        assert stat.S_IMODE(target.stat().st_mode) == 0o600
+        assert stat.S_IMODE(dataset_file.stat().st_mode) & 0o400
+        assert {entry.name for entry in tmp_path.iterdir()} == {"target.npz", "link.npz"}
+
+    def test_permissions_of_a_new_file(self, dataset, tmp_path):
+        before = os.umask(0o027)
+        try:
+            dataset.save(tmp_path / "new.npz")
+        finally:
+            os.umask(before)
+        assert stat.S_IMODE((tmp_path / "new.npz").stat().st_mode) == 0o640
 
 
 class TestReplay:
