@@ -139,11 +139,22 @@ def _minari() -> ModuleType:
 
 def _folder(name: str) -> Path:
     """Where Minari keeps a dataset."""
+    from minari.dataset.minari_dataset import parse_dataset_id
     from minari.storage import get_dataset_path
 
-    if not NAME.fullmatch(name):
-        raise ConfigError(f"`{name}`: is no name of Minari. Expected one such as gems_ray/diffuse_mix-expert-v0.")
-    return Path(get_dataset_path(name))
+    try:
+        if not NAME.fullmatch(name):
+            raise ValueError(name)
+        parse_dataset_id(name)  # Minari's own rule, which knows no namespace of one character
+        folder = Path(get_dataset_path(name))
+        folder.exists()  # the file system has a rule too: no part is longer than 255 bytes
+    except (ValueError, OSError) as error:
+        reason = f" ({error.strerror})" if isinstance(error, OSError) else ""
+        raise ConfigError(
+            f"`{name[:SHOWN_CHARACTERS]}`: is no name of Minari{reason}. Expected one such as "
+            "gems_ray/diffuse_mix-expert-v0."
+        ) from None
+    return folder
 
 
 def _check_in_one_piece(dataset: Dataset, ends: np.ndarray) -> None:
@@ -190,7 +201,7 @@ def _arrays(episode: Any) -> dict[str, np.ndarray]:
         "timeouts": np.array(episode.truncations),
     }
     infos = episode.infos or {}
-    return arrays | {name: infos[name][1:] for name in UNKNOWN if set(UNKNOWN) <= set(infos)}
+    return arrays | {name: infos[name][1:] for name in UNKNOWN if name in infos}
 
 
 def _description(dataset: Dataset) -> dict[str, Any]:

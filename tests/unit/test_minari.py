@@ -37,8 +37,14 @@ def cut_off(dataset):
 
 @pytest.mark.parametrize(
     "change",
-    [lambda dataset: dataset, lambda dataset: dataset.for_training(), cut_off],
-    ids=["collected", "without slates", "cut off"],
+    [
+        lambda dataset: dataset,
+        lambda dataset: dataset.for_training(),
+        lambda dataset: replace(dataset, clicks=None),
+        lambda dataset: replace(dataset, slates=None),
+        cut_off,
+    ],
+    ids=["collected", "without both", "without clicks", "without slates", "cut off"],
 )
 def test_nothing_is_lost(change, dataset):
     original = change(dataset)
@@ -103,9 +109,31 @@ def test_a_dataset_from_elsewhere(dataset):
     assert found.observations.dtype == np.float32
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../outside-v0",
+        "a/x-v0",
+        "x",
+        "/x-v0",
+        "gems/",
+        f"x-v{'9' * 5_000}",
+        f"{'x' * 300}-v0",
+        f"{'n' * 300}/x-v0",
+        "a\n",
+    ],
+    ids=lambda name: name[:8],
+)
+def test_names_that_minari_cannot_have(dataset, root, name):
+    with pytest.raises(ConfigError, match="is no name of Minari") as error:
+        export_minari(dataset, name)
+    assert "\n" not in str(error.value)
+    assert str(error.value).endswith("Expected one such as gems_ray/diffuse_mix-expert-v0.")
+    assert len(str(error.value)) < 500
+    assert not list(root.iterdir())
+
+
 def test_mistakes_are_one_line(dataset, root):
-    with pytest.raises(ConfigError, match=r"Expected one such as gems_ray/diffuse_mix-expert-v0"):
-        export_minari(dataset, "../outside-v0")
     with pytest.raises(DatasetError, match="no such dataset in .*There are: none"):
         import_minari(NAME)
     export_minari(dataset, NAME)
