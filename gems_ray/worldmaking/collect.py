@@ -86,7 +86,8 @@ def collect_dataset(
     Args:
         world: where the episodes are played; its belief encodes the observations of every quality.
         quality: random latents, the medium or the expert agent; mixed or medium_expert, random or medium and expert
-            episodes in random order; medium_replay, the training of the agent up to its medium stage.
+            episodes in random order, of an odd number of medium_expert one more of the expert; medium_replay, the
+            training of the agent up to its medium stage.
         episodes: how many.
         seed: the same seed gives the same dataset.
         deterministic: take the agent's mean action in place of a sample.
@@ -100,11 +101,13 @@ def collect_dataset(
     if quality not in QUALITIES:
         raise ConfigError(f"quality `{quality}` does not exist. Known: {', '.join(QUALITIES)}.")
     if quality in ("medium", "medium_expert") and "medium" not in world.agents:
-        raise ConfigError(f"the world of {world.environment.name} holds no medium agent. Choose expert or mixed.")
+        others = "random, expert or mixed" if "expert" in world.agents else "random"
+        raise ConfigError(f"the world of {world.environment.name} holds no medium agent. Choose {others}.")
     _check_numbers(episodes, expert_share)
     if quality == "medium_replay":
         return _collect_replay(world, episodes, seed, deterministic, progress)
-    experts = round({"expert": 1.0, "mixed": expert_share, "medium_expert": 0.5}.get(quality, 0.0) * episodes)
+    of_experts = {"expert": episodes, "mixed": round(expert_share * episodes), "medium_expert": (episodes + 1) // 2}
+    experts = of_experts.get(quality, 0)
     agent = MeanAgent if deterministic else SampledAgent
     shares = [Share(agent(world.expert), experts, "expert")] if experts else []
     if quality in ("medium", "medium_expert"):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from gems_ray.data.npz import load_dataset
 from gems_ray.errors import CheckpointError, ConfigError
 from gems_ray.experiments.spec import Quality
 from gems_ray.simulator import environment
@@ -116,6 +117,22 @@ def test_medium_expert_is_half_and_half(world):
     }, "every quality meets the same users"
 
 
+@pytest.mark.parametrize(("episodes", "experts"), [(1, 1), (2, 1), (3, 2), (5, 3)])
+def test_the_odd_episode_of_medium_expert_is_the_experts(world, episodes, experts):
+    logged = collect_dataset(world, "medium_expert", episodes, seed=0)
+    assert round(logged.metadata.expert_share * episodes) == experts
+
+
+def test_a_share_of_experts_is_for_mixed_data_only(world_folder, tmp_path, command_line):
+    collect = ["collect", "--environment", "diffuse_mix", "--world", world_folder, "--output", tmp_path / "new.npz"]
+    code, _, error = command_line(*collect, "--quality", "medium_expert", "--expert-share", "0.5")
+    assert (code, error.count("\n")) == (2, 1)
+    assert "--expert-share: expected with mixed data only, found quality medium_expert. Leave it out" in error
+    assert not list(tmp_path.iterdir())
+    assert command_line(*collect, "--quality", "mixed", "--expert-share", "0.5", "--episodes", "2")[0] == 0
+    assert load_dataset(tmp_path / "new.npz").metadata.expert_share == 0.5
+
+
 def test_every_shipped_world_says_how_large_its_buffer_was(request):
     sizes = {}
     for name in shipped_worlds():
@@ -139,8 +156,10 @@ def test_impossible_requests_are_one_line(world, trained):
         collect_dataset(world, "medium_replay", 5, 0)
     assert "\n" not in str(error.value)
     lacking = replace(world, agents={"expert": world.agents["expert"]})
-    with pytest.raises(ConfigError, match="holds no medium agent"):
+    with pytest.raises(ConfigError, match="holds no medium agent. Choose random, expert or mixed"):
         collect_dataset(lacking, "medium_expert", 5, 0)
+    with pytest.raises(ConfigError, match="holds no medium agent. Choose random.$"):
+        collect_dataset(replace(world, agents={}, encoder=world.belief), "medium", 5, 0)
 
 
 def test_the_training_of_an_earlier_version_is_not_continued(trained):
