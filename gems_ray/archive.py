@@ -197,5 +197,5 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 def _line(error: Exception) -> str:
     """The error on one short line."""
-    text = " ".join(str(error).split()).rstrip(".")
+    text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
     return text if len(text) <= 200 else f"{text[:200]}..."
