@@ -12,17 +12,15 @@ from pathlib import Path
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path` that takes its place when the block ends without an error.
 
-    A link stays, and the file that it leads to is replaced; a file that is replaced keeps its permissions.
+    A file that is replaced leaves its permissions to the new one. Where `path` is a link, the link is replaced, and
+    never what it leads to: a folder that came from elsewhere must not choose which files are written.
     """
-    if path.is_symlink():
-        path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield partial
         with partial.open("rb") as file:
-            # Some writers create files that only their owner may read.
-            os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o666 & ~_umask())
+            os.fchmod(file.fileno(), _permissions(path))  # some writers create files that only their owner may read
             os.fsync(file.fileno())
         partial.replace(path)
     finally:
@@ -48,7 +46,10 @@ def write_text_atomically(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
-def _umask() -> int:
+def _permissions(path: Path) -> int:
+    """Those of the file that is there, or of a new one."""
+    if path.is_file() and not path.is_symlink():
+        return stat.S_IMODE(path.stat().st_mode)
     mask = os.umask(0)
     os.umask(mask)
-    return mask
+    return 0o666 & ~mask

@@ -26,7 +26,8 @@ def attach_dataset(path: Path, world: World, quality: str, output: Path | None =
         path: npz file without metadata.
         world: in which it was logged.
         quality: what the file calls its behaviour policy.
-        output: file to write; None for the same one, which is replaced when everything is written.
+        output: file to write; None for the same one, or the one that a link leads to, which is replaced when everything
+            is written.
     Returns:
         how sure the binding is.
     Raises:
@@ -57,7 +58,7 @@ def attach_dataset(path: Path, world: World, quality: str, output: Path | None =
         program_version=__version__,
         attached=found.facts,
     )
-    _write(path, path if output is None else output, metadata)
+    _write(path, path.resolve() if output is None else output, metadata)
     return found
 
 

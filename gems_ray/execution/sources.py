@@ -116,7 +116,7 @@ def check_target(path: Path, where: str) -> None:
     """
     if path.is_dir():
         raise DatasetError(f"{where}: expected a file to write, found the folder `{path}`. Name an npz file.")
-    place = nearest_existing(Path(os.path.realpath(path)).parent)  # a link is followed
+    place = nearest_existing(path.absolute().parent)
     if not (place.is_dir() and os.access(place, os.W_OK)):
         kind = "a folder without permission to write" if place.is_dir() else "a file"
         raise DatasetError(f"{where}: `{path}` cannot be written, `{place}` is {kind}. Choose another place.")

@@ -21,6 +21,7 @@ LAYERS = [
         "metrics",
         "device",
         "machine",
+        "processor",
         "program",
         "record",
         "action_box",
