@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 RANDOM_SHARE = 0.5  # of the box that random latents fill
+SMALLEST_SCALE, LARGEST_SIDE = 1e-6, 1e6  # latent units; the metadata of datasets has the same bounds
 
 
 class ActionBox(NamedTuple):
@@ -12,6 +13,20 @@ class ActionBox(NamedTuple):
 
     center: np.ndarray
     scale: np.ndarray
+
+    def check(self) -> None:
+        """Makes sure that it is a box.
+
+        Raises:
+            ValueError: a number is not finite, or too small or too large.
+        """
+        for name, side, smallest in (("center", self.center, -LARGEST_SIDE), ("scale", self.scale, SMALLEST_SCALE)):
+            values = side.astype(np.float64)  # as the metadata compares them: 1e-6 in float32 is a little less
+            wrong = values[~((values >= smallest) & (values <= LARGEST_SIDE))]
+            if len(wrong):
+                raise ValueError(
+                    f"`{name}`: expected numbers from {smallest:g} to {LARGEST_SIDE:g}, found {wrong[0]:.4g}"
+                )
 
     def to_latent(self, actions: np.ndarray) -> np.ndarray:
         """Normalised actions (..., Z) in [-1, 1] to latents."""

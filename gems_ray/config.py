@@ -1,12 +1,12 @@
 """Settings with types: every mistake names the key, what was expected there, and what was found."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError, PydanticUndefined
 
 from gems_ray.errors import ConfigError, Location, Mistake
@@ -36,6 +36,9 @@ class Config(BaseModel):
 
 
 HiddenSizes = Annotated[tuple[Annotated[int, Field(ge=1, le=10_000)], ...], Field(max_length=20)]  # units per layer
+
+# `__pydantic_config__` of a dataclass that `checked` looks at: every value is of its very type.
+STRICT = ConfigDict(strict=True, allow_inf_nan=False, revalidate_instances="always")
 
 C = TypeVar("C", bound=Config)
 D = TypeVar("D", bound="DataclassInstance")
@@ -106,7 +109,28 @@ def build(kind: type[D], values: Mapping[str, Any]) -> D:
     names = {field.name for field in fields(kind)}
     if unknown := set(values) - names:
         raise KeyError(f"unknown {kind.__name__} fields {sorted(unknown)}")
+    required = {field.name for field in fields(kind) if field.default is field.default_factory is MISSING}
+    if missing := required - set(values):
+        raise TypeError(f"`{min(missing)}` is missing")
     return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+
+
+def checked(values: D) -> D:
+    """The dataclass itself, after every field was found to be of its type and within its bounds.
+
+    It stays as it is: an integer that stands for a number with a fraction would change its text, and so a fingerprint.
+
+    Raises:
+        ValueError: a field is not.
+    """
+    try:
+        TypeAdapter(type(values)).validate_python(values)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(map(str, problem["loc"]))
+        reason = problem["msg"].replace("Input should be", "expected")
+        raise ValueError(f"`{place}`: {reason}, found {shown(problem['input'])}") from None
+    return values
 
 
 def describe_fields(model: type[BaseModel]) -> str:

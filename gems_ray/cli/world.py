@@ -1,6 +1,5 @@
 """`run_tune.py world`: worlds from nothing, and from files of the original program."""
 
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -79,7 +78,7 @@ def train(
     from gems_ray.rng import stream
     from gems_ray.simulator import environment as named_environment
     from gems_ray.simulator.items import item_vectors
-    from gems_ray.world.ranker import RankerConfig
+    from gems_ray.world.ranker import LARGEST_LOSS_WEIGHT, RankerConfig
     from gems_ray.worldmaking.agent import AgentTraining
     from gems_ray.worldmaking.ranker import RankerTraining
     from gems_ray.worldmaking.world import WorldRecipe, train_world
@@ -87,8 +86,8 @@ def train(
     if noise_scale not in ("variance", "standard_deviation"):
         raise ConfigError(f"--noise-scale: expected variance or standard_deviation, found `{noise_scale}`.")
     for option, weight in (("--lambda-click", lambda_click), ("--lambda-kl", lambda_kl)):
-        if not math.isfinite(weight):
-            raise ConfigError(f"{option}: expected a finite number, found {weight}.")
+        if not weight <= LARGEST_LOSS_WEIGHT:
+            raise ConfigError(f"{option}: expected a finite number up to {LARGEST_LOSS_WEIGHT:,.0f}, found {weight:g}.")
     if seeds and seed is not None:
         raise ConfigError(f"--seed {seed}: {SEEDS} names all seeds. Leave out one of the two.")
     if seeds and len(set(seeds)) < len(seeds):

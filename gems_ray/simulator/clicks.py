@@ -33,7 +33,9 @@ class ClickModel:
         """
         environment = self._environment
         scores = np.einsum("ukd,ud->uk", self._items[slates], users) / self._max_score
-        relevance = 1 / (1 + np.exp((environment.relevance_offset - scores) * np.float32(environment.relevance_slope)))
+        with np.errstate(over="ignore"):  # of a steep slope: the relevance is 0
+            distance = (environment.relevance_offset - scores) * np.float32(environment.relevance_slope)
+            relevance = 1 / (1 + np.exp(distance))
         if environment.diversity_penalty != 1:
             repeated = self.most_frequent_topic(slates) >= environment.diversity_threshold
             relevance[repeated] /= np.float32(environment.diversity_penalty)

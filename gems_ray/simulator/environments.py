@@ -1,14 +1,20 @@
 """The six environments of Deffayet et al. (2023) and the constants that they share."""
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field
 
+from gems_ray.config import STRICT, checked
 from gems_ray.errors import ConfigError
 from gems_ray.registry import Registry, did_you_mean
 
 QueueAlignment = Literal["published", "aligned"]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1, le=10_000)]
+CountOrNone = Annotated[int, Field(ge=0, le=10_000)]
+Factor = Annotated[float, Field(ge=0, le=1e6)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,25 +24,29 @@ class Environment:
     Source: Deffayet et al., WSDM 2023, section 5.1, and the behaviour of the authors' program.
     """
 
+    __pydantic_config__ = STRICT
+
     name: str
     items: str = "diffuse"  # diffuse, focused, or file:PATH of an (I, D) float32 .npy
     mixed_examination: bool = False  # examination from the top alone, or half of it from the bottom
-    diversity_penalty: float = 1.0  # divides the relevance of a slate that repeats a topic too often
-    num_items: int = 1000  # I
-    slate_size: int = 10  # K
-    num_topics: int = 10
-    topic_size: int = 2  # coordinates of each topic, D = num_topics * topic_size
-    episode_length: int = 100  # T, steps
-    examination_decay: float = 0.85  # chance to look at the next rank
-    relevance_offset: float = 0.28  # score at which the relevance is one half
-    relevance_slope: float = 100.0
-    preference_inertia: float = 0.9  # omega, weight of the old preference when a click moves it
-    boredom_threshold: int = 5  # remembered clicks on a topic that make it boring
-    boredom_duration: int = 5  # steps
-    recent_clicks: int = 10  # length of the click queues
-    recent_window: int = 5  # steps after which a click is forgotten
-    diversity_threshold: int = 4  # slots of one topic that call for the penalty
-    short_term_boost: float = 1.0  # factor on the short-term topic (as published: no effect)
+    diversity_penalty: Annotated[float, Field(ge=1, le=1e6)] = (
+        1.0  # divides the relevance of a slate that repeats a topic too often
+    )
+    num_items: Annotated[int, Field(ge=1, le=32_768)] = 1000  # I; datasets hold their numbers in 16 bits
+    slate_size: Count = 10  # K
+    num_topics: Count = 10
+    topic_size: Count = 2  # coordinates of each topic, D = num_topics * topic_size
+    episode_length: Count = 100  # T, steps
+    examination_decay: Share = 0.85  # chance to look at the next rank
+    relevance_offset: Annotated[float, Field(ge=-1e6, le=1e6)] = 0.28  # score at which the relevance is one half
+    relevance_slope: Factor = 100.0
+    preference_inertia: Share = 0.9  # omega, weight of the old preference when a click moves it
+    boredom_threshold: CountOrNone = 5  # remembered clicks on a topic that make it boring
+    boredom_duration: Count = 5  # steps
+    recent_clicks: Count = 10  # length of the click queues
+    recent_window: CountOrNone = 5  # steps after which a click is forgotten
+    diversity_threshold: CountOrNone = 4  # slots of one topic that call for the penalty
+    short_term_boost: Factor = 1.0  # factor on the short-term topic (as published: no effect)
     queue_alignment: QueueAlignment = "published"
 
     @property
@@ -81,7 +91,7 @@ def environment(name: str, **overrides: Any) -> Environment:
     for key in overrides:
         if key not in known:
             raise ConfigError(f"`{key}` is not a parameter of an environment. {did_you_mean(key, known)}")
-    chosen = replace(ENVIRONMENTS[name], **overrides)
-    if chosen.queue_alignment not in ("published", "aligned"):
-        raise ConfigError(f"queue_alignment: expected published or aligned, found `{chosen.queue_alignment}`.")
-    return chosen
+    try:
+        return checked(replace(ENVIRONMENTS[name], **overrides))
+    except ValueError as error:
+        raise ConfigError(f"{error}. See the fields of `Environment`.") from None

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+BELIEF_DIM = 20  # H of every dataset
+
 
 class GruBelief(nn.Module):
     """Turns a user's history of slates and clicks into a state of size H.

@@ -15,28 +15,30 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gems_ray.action_box import ActionBox
-from gems_ray.errors import WorldError
+from gems_ray.errors import SimulatorError, WorldError
 from gems_ray.files import atomic_path, write_text_atomically
 from gems_ray.flat_state import FlatState, flatten_modules, load_modules
 from gems_ray.program import command_line
 from gems_ray.registry import did_you_mean
 from gems_ray.simulator import Environment
 from gems_ray.simulator.environments import ENVIRONMENTS
+from gems_ray.simulator.items import check_items
 from gems_ray.world.agent import BehaviorAgent
-from gems_ray.world.belief import GruBelief
+from gems_ray.world.belief import BELIEF_DIM, GruBelief
 from gems_ray.world.manifest import (
     ADVICE,
     MANIFEST,
     SCHEMA_VERSION,
     WEIGHTS,
+    AgentSizes,
     WorldManifest,
     check_tensor,
     fitting,
     read_bundle,
     section,
 )
-from gems_ray.world.ranker import GemsRanker, RankerConfig
-from gems_ray.yaml_file import dump_yaml, plain
+from gems_ray.world.ranker import LATENT_DIM, GemsRanker, RankerConfig
+from gems_ray.yaml_file import dump_yaml, plain, shown
 
 BELIEF = "belief"  # name of the weights of a world's own encoder
 
@@ -126,7 +128,7 @@ def load_world(folder: Path) -> World:
     """Reads a bundle and checks its fingerprint.
 
     Raises:
-        WorldError: the folder is no bundle, is damaged, or was changed.
+        WorldError: the folder is no bundle, is damaged, was changed, or holds parts that make no world.
     """
     manifest, tensors = read_bundle(folder)
     try:
@@ -135,23 +137,51 @@ def load_world(folder: Path) -> World:
         items = check_tensor(tensors, "items", (environment.num_items, environment.item_dim))
         sides = [check_tensor(tensors, f"bounds.{side}", (config.latent_dim,)) for side in ActionBox._fields]
         bounds = ActionBox(*sides)
-        if bounds.scale.min() <= 0:
-            raise ValueError("`bounds.scale`: expected values above 0")
+        bounds.check()
         modules = fitting(lambda: _modules(manifest, config, bounds), tensors)
         load_modules(modules, tensors)
-    except (LookupError, TypeError, ValueError, RuntimeError, OverflowError, MemoryError) as error:
+        for module in modules.values():
+            module.requires_grad_(False)
+        ranker, encoder = modules.pop("ranker"), modules.pop(BELIEF, None)
+        world = World(environment, items, ranker, bounds, modules, manifest.facts, encoder)  # type: ignore[arg-type]
+        _check(world, tensors)
+    except (LookupError, TypeError, ValueError, RuntimeError, OverflowError, MemoryError, SimulatorError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:300].rstrip(".")
         raise WorldError(f"{folder}: the bundle is not complete ({reason}). {ADVICE}") from None
-    for module in modules.values():
-        module.requires_grad_(False)
-    ranker, encoder = modules.pop("ranker"), modules.pop(BELIEF, None)
-    world = World(environment, items, ranker, bounds, modules, manifest.facts, encoder)  # type: ignore[arg-type]
     if world.fingerprint != manifest.fingerprint:
         raise WorldError(
             f"{folder}: fingerprint {manifest.fingerprint} expected, {world.fingerprint} found: the bundle was "
             "changed after it was made. Copy it anew or train it again."
         )
     return world
+
+
+def _check(world: World, tensors: FlatState) -> None:
+    """Makes sure that parts which are right by themselves make a world together.
+
+    Raises:
+        ValueError: they do not, or a tensor belongs to none of them.
+        SimulatorError: the item vectors are impossible.
+    """
+    environment, config = world.environment, world.ranker.config
+    if environment.name not in ENVIRONMENTS:
+        hint = did_you_mean(environment.name, list(ENVIRONMENTS))
+        raise ValueError(f"`name`: expected one of {', '.join(ENVIRONMENTS)}, found {shown(environment.name)}. {hint}")
+    largest = min(environment.num_topics, environment.num_items)  # the first slate shows an item of every topic
+    if environment.slate_size > largest:
+        raise ValueError(f"`slate_size`: expected at most {largest} with such topics, found {environment.slate_size}")
+    expected = {"num_items": environment.num_items, "slate_size": environment.slate_size, "latent_dim": LATENT_DIM}
+    agents = {quality: agent.belief.sizes() for quality, agent in world.agents.items()}
+    parts: dict[str, dict[str, Any]] = {"ranker": asdict(config), **agents, BELIEF: world.belief.sizes()}
+    for part, sizes in parts.items():
+        for size, number in expected.items():
+            if sizes.get(size, number) != number:
+                raise ValueError(f"`{size}` of {part}: expected {number}, found {sizes[size]}")
+    if world.belief.belief_dim != BELIEF_DIM:  # another agent than the expert may remember more
+        raise ValueError(f"`belief_dim`: expected {BELIEF_DIM}, found {world.belief.belief_dim}")
+    check_items(environment, world.items)
+    if unknown := sorted(tensors.keys() - world._tensors().keys()):
+        raise ValueError(f"{unknown[0][:60]!r} in {WEIGHTS} belongs to no part of it")
 
 
 def shipped_worlds() -> list[str]:
@@ -204,21 +234,22 @@ def _find_world(name_or_folder: str) -> World:
 def _modules(manifest: WorldManifest, ranker: RankerConfig, bounds: ActionBox) -> dict[str, nn.Module]:
     """Networks of the sizes that the manifest states, by the names of their weights."""
     known = manifest.agent_sizes
+    if taken := {"ranker", "bounds", BELIEF} & set(manifest.agents):
+        raise ValueError(f"`agents`: expected other names than those of its parts, found `{min(taken)}`")
     modules: dict[str, nn.Module] = {"ranker": GemsRanker(ranker)}
     modules |= {quality: _agent(known.get(quality), ranker, bounds) for quality in manifest.agents}
     if manifest.belief_sizes is not None:
-        modules[BELIEF] = GruBelief(**manifest.belief_sizes)
+        modules[BELIEF] = GruBelief(**manifest.belief_sizes.model_dump())
     elif "expert" not in manifest.agents:
         raise ValueError("neither an expert nor a belief encoder is in it")
     return modules
 
 
-def _agent(sizes: Mapping[str, int] | None, ranker: RankerConfig, bounds: ActionBox) -> BehaviorAgent:
+def _agent(sizes: AgentSizes | None, ranker: RankerConfig, bounds: ActionBox) -> BehaviorAgent:
     """An agent with the sizes that the manifest states; a manifest from before it did so means the default ones."""
     if sizes is None:
         return BehaviorAgent(GruBelief(ranker.num_items, ranker.slate_size, ranker.item_dim), bounds)
-    of_belief = {name: size for name, size in sizes.items() if name != "hidden_size"}
-    return BehaviorAgent(GruBelief(**of_belief), bounds, sizes["hidden_size"])
+    return BehaviorAgent(GruBelief(**sizes.model_dump(exclude={"hidden_size"})), bounds, sizes.hidden_size)
 
 
 def _fingerprint(configuration: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:

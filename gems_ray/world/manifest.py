@@ -1,31 +1,47 @@
 """The manifest of a world bundle, checked against the weights before any memory is asked for."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import numpy as np
 import torch
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from gems_ray.config import Config, build, validate
+from gems_ray.config import Config, build, checked, validate
 from gems_ray.errors import ConfigError, WorldError
 from gems_ray.flat_state import FlatState
-from gems_ray.yaml_file import plain, read_yaml
+from gems_ray.world.ranker import Size
+from gems_ray.yaml_file import plain, read_yaml, shown
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 SCHEMA_VERSION = 1
+LARGEST = 2_000_000_000  # bytes of the weights; the shipped ones have 3 to 4 million
 MANIFEST, WEIGHTS = "manifest.yaml", "weights.safetensors"
 ADVICE = "Train it again or copy it anew."
 
 D = TypeVar("D", bound="DataclassInstance")
+
+
+class BeliefSizes(Config):
+    """Sizes of a belief encoder."""
+
+    num_items: Size
+    slate_size: Size
+    item_dim: Size
+    belief_dim: Size
+
+
+class AgentSizes(BeliefSizes):
+    """Sizes of an agent: its belief encoder, and the width of its policy."""
+
+    hidden_size: Size
 
 
 class WorldManifest(Config):
@@ -37,9 +53,9 @@ class WorldManifest(Config):
     fingerprint: str = Field(pattern="^[0-9a-f]{16}$")
     environment: dict[str, Any]
     ranker: dict[str, Any]
-    agents: tuple[str, ...]  # qualities, in the order in which they were added
-    agent_sizes: dict[str, dict[str, int]] = {}  # a manifest without it means the default sizes
-    belief_sizes: dict[str, int] | None = None  # of the world's own encoder, where it has no expert
+    agents: Annotated[tuple[str, ...], Field(max_length=100)]  # qualities, in the order in which they were added
+    agent_sizes: dict[str, AgentSizes] = {}  # a manifest without it means the default sizes
+    belief_sizes: BeliefSizes | None = None  # of the world's own encoder, where it has no expert
     facts: dict[str, Any]
 
 
@@ -52,15 +68,21 @@ def read_bundle(folder: Path) -> tuple[WorldManifest, FlatState]:
     for name in (MANIFEST, WEIGHTS):
         if not (folder / name).is_file():
             raise WorldError(f"{folder}: not a readable world bundle ({name} is no file in it). {ADVICE}")
+    if (size := (folder / WEIGHTS).stat().st_size) > LARGEST:
+        raise WorldError(f"{folder}: {WEIGHTS}: expected at most {LARGEST:,} bytes, found {size:,}. {ADVICE}")
     try:
         document = read_yaml(folder / MANIFEST)
         tensors = load_file(folder / WEIGHTS)
-    except (ConfigError, FileNotFoundError, SafetensorError, OSError) as error:
+    except (ConfigError, SafetensorError, OSError, RuntimeError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise WorldError(f"{folder}: not a readable world bundle ({reason}). Copy it anew or train it again.") from None
     version = plain(document.data.get("schema_version"))
-    if version != SCHEMA_VERSION:
-        raise WorldError(f"{folder}: bundle of schema version {version}, this program reads {SCHEMA_VERSION}.")
+    if version != SCHEMA_VERSION or isinstance(version, bool):
+        found = f"the text {shown(version)}" if isinstance(version, str) else shown(version).strip("`")
+        raise WorldError(
+            f"{folder}: bundle of schema version {found}, this program reads {SCHEMA_VERSION}. Use the version of the "
+            "program that made it."
+        )
     try:
         return validate(document.data, WorldManifest), tensors
     except ConfigError as error:
@@ -68,18 +90,12 @@ def read_bundle(folder: Path) -> tuple[WorldManifest, FlatState]:
 
 
 def section(kind: type[D], values: Mapping[str, Any]) -> D:
-    """A section of the manifest as its dataclass, every value of its type.
+    """A section of the manifest as its dataclass, every value of its type and within its bounds.
 
     Raises:
-        KeyError, TypeError, ValueError: a field is unknown, missing, or has another type.
+        KeyError, TypeError, ValueError: a field is unknown, missing, or wrong.
     """
-    built = build(kind, values)
-    try:
-        TypeAdapter(kind).validate_python(asdict(built))
-    except ValidationError as error:
-        problem = error.errors()[0]
-        raise ValueError(f"`{'.'.join(map(str, problem['loc']))}`: {problem['msg']}") from None
-    return built
+    return checked(build(kind, values))
 
 
 def fitting(make: Callable[[], dict[str, nn.Module]], tensors: FlatState) -> dict[str, nn.Module]:

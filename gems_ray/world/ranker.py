@@ -1,33 +1,42 @@
 """GeMS ranker: a variational auto-encoder whose latent space is the agent's action space."""
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from gems_ray.action_box import ActionBox
+from gems_ray.config import STRICT, HiddenSizes
 from gems_ray.networks import mlp
 
 # Slots scored at once when decoding: 400 x 1000 logits stay in the processor's second-level cache.
 DECODE_BLOCK = 400
 BOUNDS_SESSIONS = 1_000  # whose slates span the action box, as published
+LATENT_DIM = 32  # Z of every dataset
+LARGEST_SIZE, LARGEST_LOSS_WEIGHT = 100_000, 1e6
+
+Size = Annotated[int, Field(ge=1, le=LARGEST_SIZE)]
+LossWeight = Annotated[float, Field(ge=0, le=LARGEST_LOSS_WEIGHT)]
 
 
 @dataclass(frozen=True, slots=True)
 class RankerConfig:
     """Sizes and loss weights of the ranker; defaults from Deffayet et al. (2023) unless said otherwise."""
 
-    num_items: int = 1000  # I
-    slate_size: int = 10  # K
-    item_dim: int = 20  # D, size of the ranker's own item table
-    latent_dim: int = 32  # Z
-    encoder_sizes: tuple[int, ...] = (512, 256)
-    decoder_sizes: tuple[int, ...] = (256, 512)
-    lambda_click: float = 0.2  # weight of the click loss; the paper's other published value is 0.5
-    lambda_kl: float = 0.5  # weight of the KL term; the paper's other published value is 1.0
+    __pydantic_config__ = STRICT
+
+    num_items: Size = 1000  # I
+    slate_size: Size = 10  # K
+    item_dim: Size = 20  # D, size of the ranker's own item table
+    latent_dim: Size = LATENT_DIM  # Z
+    encoder_sizes: HiddenSizes = (512, 256)
+    decoder_sizes: Annotated[HiddenSizes, Field(min_length=1)] = (256, 512)
+    lambda_click: LossWeight = 0.2  # weight of the click loss; the paper's other published value is 0.5
+    lambda_kl: LossWeight = 0.5  # weight of the KL term; the paper's other published value is 1.0
     # What multiplies the noise in training. As published it is the variance, not the standard deviation.
     noise_scale: Literal["variance", "standard_deviation"] = "variance"
     duplicates: bool = True  # whether a slate may show an item twice, as published

@@ -415,6 +415,7 @@ class TestManifests:
             ("ranker", "decoder_sizes", []),
             ("ranker", "lambda_kl", "x"),
             ("ranker", "noise_scale", "loud"),
+            ("ranker", "encoder_sizes", [1] * 20_000),
         ],
     )
     def test_sizes_that_no_weights_have(self, bundle, section, key, value):

@@ -71,13 +71,14 @@ def test_mean_is_the_middle_of_the_samples(world):
 def test_agents_of_any_size_are_saved_with_their_world(world, tmp_path):
     """Not only of the default size: the manifest states what the networks are."""
     agent = BehaviorAgent(GruBelief(belief_dim=12), world.bounds, hidden_size=24).requires_grad_(False)
-    large = World(world.environment, world.items, world.ranker, world.bounds, {"expert": agent}, {})
+    agents = {**world.agents, "medium": agent}  # the expert's belief is the world's, of the size of every dataset
+    large = World(world.environment, world.items, world.ranker, world.bounds, agents, {})
     large.save(tmp_path)
     loaded = load_world(tmp_path)
     assert loaded.fingerprint == large.fingerprint
-    assert loaded.agents["expert"].sizes() == agent.sizes() == {**GruBelief(belief_dim=12).sizes(), "hidden_size": 24}
+    assert loaded.agents["medium"].sizes() == agent.sizes() == {**GruBelief(belief_dim=12).sizes(), "hidden_size": 24}
     np.testing.assert_array_equal(
-        episodes(large, MeanAgent(agent)).slates, episodes(loaded, MeanAgent(loaded.agents["expert"])).slates
+        episodes(large, MeanAgent(agent)).slates, episodes(loaded, MeanAgent(loaded.agents["medium"])).slates
     )
 
 
