@@ -1,7 +1,6 @@
 """Checkpoints of the original GeMS program: its files, its key names, without running anything that is in them."""
 
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,17 +10,24 @@ import torch
 from torch import Tensor, nn
 
 from gems_ray.action_box import ActionBox
-from gems_ray.archive import check_regular, read_arrays
+from gems_ray.archive import read_arrays
+from gems_ray.config import checked
 from gems_ray.errors import WorldError
 from gems_ray.simulator import Environment
 from gems_ray.simulator.environments import ENVIRONMENTS
 from gems_ray.world.agent import BehaviorAgent
-from gems_ray.world.belief import GruBelief
-from gems_ray.world.ranker import BOUNDS_SESSIONS, GemsRanker, RankerConfig
+from gems_ray.world.belief import BELIEF_DIM, GruBelief
+from gems_ray.world.pytorch_file import read_checkpoint
+from gems_ray.world.ranker import (
+    BOUNDS_SESSIONS,
+    LARGEST_LOSS_WEIGHT,
+    LARGEST_SIZE,
+    LATENT_DIM,
+    GemsRanker,
+    RankerConfig,
+)
+from gems_ray.yaml_file import shown
 
-LATENT_DIM, BELIEF_DIM = 32, 20  # Z and H of every dataset
-LARGEST = 2_000_000_000  # bytes of a checkpoint; the published ones have 3 to 6 million
-REFUSED = re.compile(r"(?:GLOBAL|global|Unsupported class|unsupported GLOBAL) `?([\w.]+)")
 NAMES_IN_FILES = re.compile("|".join(ENVIRONMENTS))
 
 # Key names of the original program -> ours.
@@ -65,6 +71,8 @@ def read_agent(path: Path, environment: Environment, bounds: ActionBox, ranker: 
     """
     state, encoder = _read_encoder(path, environment)
     hidden = _weight(state, POLICY["policy.0.weight"], path).shape[0]
+    if hidden > LARGEST_SIZE:
+        raise WorldError(f"{path}: a policy of impossible width ({hidden:,}). Copy it again.")
     agent = BehaviorAgent(encoder, bounds, hidden)
     _fill(agent.policy, {key.removeprefix("policy."): name for key, name in POLICY.items()}, state, path)
     held = {key.removeprefix(HELD_RANKER): value for key, value in state.items() if key.startswith(HELD_RANKER)}
@@ -104,14 +112,16 @@ def read_bounds(path: Path, environment: Environment) -> ActionBox:
     sides = []
     for name in ("center", "scale"):
         side = _array(arrays, present, name, path)
+        if side.shape != (LATENT_DIM,) or side.dtype.kind not in "fiu":
+            raise WorldError(f"{path}: `{name}`: expected {LATENT_DIM} numbers, found {side.dtype} {side.shape}.")
         with np.errstate(over="ignore"):
-            side = side.astype(np.float32) if side.dtype.kind in "fiu" else np.full(1, np.nan, dtype=np.float32)
-        if side.shape != (LATENT_DIM,) or not np.isfinite(side).all() or np.abs(side).max() > 1e6:
-            raise WorldError(f"{path}: `{name}`: expected {LATENT_DIM} finite numbers, found {arrays[name].shape}.")
-        sides.append(side)
-    if sides[1].min() <= 0:
-        raise WorldError(f"{path}: `scale`: expected values above 0, found {sides[1].min():.4g}.")
-    return ActionBox(*sides)
+            sides.append(side.astype(np.float32))
+    bounds = ActionBox(*sides)
+    try:
+        bounds.check()
+    except ValueError as error:
+        raise WorldError(f"{path}: {error}. Save the bounds of the agent's actions in latent units.") from None
+    return bounds
 
 
 def read_sessions(path: Path, environment: Environment) -> tuple[np.ndarray, np.ndarray]:
@@ -138,9 +148,18 @@ def read_sessions(path: Path, environment: Environment) -> tuple[np.ndarray, np.
         )
     rows = BOUNDS_SESSIONS if slates.ndim == 3 else BOUNDS_SESSIONS * environment.episode_length
     slates, clicks = (array[:rows].reshape(-1, slots) for array in (slates, clicks))
-    whole = slates.dtype.kind in "iu" and clicks.dtype.kind in "biu"
-    if not whole or slates.min() < 0 or slates.max() >= environment.num_items or not np.isin(clicks, (0, 1)).all():
-        raise WorldError(f"{path}: expected items 0 to {environment.num_items - 1} and clicks 0 or 1, found others.")
+    for what, array, kinds, largest in (
+        ("items", slates, "iu", environment.num_items - 1),
+        ("clicks", clicks, "biu", 1),
+    ):
+        if array.dtype.kind not in kinds:
+            raise WorldError(f"{path}: expected whole numbers as {what}, found {array.dtype}.")
+        wrong = np.argwhere((array < 0) | (array > largest))
+        if len(wrong):
+            row, slot = wrong[0]
+            raise WorldError(
+                f"{path}: expected {what} from 0 to {largest}, found {int(array[row, slot])} in row {row}, slot {slot}."
+            )
     return slates.astype(np.int64), clicks.astype(bool)
 
 
@@ -158,66 +177,27 @@ def check_name(path: Path, environment: Environment) -> None:
         )
 
 
-def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], Mapping[str, object]]:
-    """The tensors of a PyTorch file, and its hyper-parameters where there are any; nothing is run.
-
-    Raises:
-        WorldError: the file is missing or damaged, or asks for more than tensors and plain values.
-    """
-    check_regular(path, WorldError, "a checkpoint")
-    _check_size(path)
-    try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever the file makes of the reader
-        raise WorldError(f"{path}: {_reason(error)}") from None
-    state = data.get("state_dict", data) if isinstance(data, dict) else None
-    if not isinstance(state, dict) or not state:
-        raise WorldError(f"{path}: expected a checkpoint with a `state_dict`, found {type(data).__name__}.")
-    tensors = {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
-    facts = data.get("hyper_parameters")
-    return tensors, facts if isinstance(facts, dict) else {}
-
-
-def _check_size(path: Path) -> None:
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        if not file.read(2).startswith((b"PK", b"\x80")):  # an archive, or the pickle of old versions
-            raise WorldError(f"{path}: not a readable PyTorch file. Expected a checkpoint that torch.save wrote.")
-    if zipfile.is_zipfile(path):
-        try:
-            with zipfile.ZipFile(path) as archive:
-                size = max(size, sum(member.file_size for member in archive.infolist()))
-        except (zipfile.BadZipFile, OSError) as error:
-            raise WorldError(f"{path}: damaged or cut off ({error}). Copy it again.") from None
-    if size > LARGEST:
-        raise WorldError(f"{path}: expected at most {LARGEST:,} bytes, found {size:,}. It is no checkpoint of GeMS.")
-
-
-def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    if found := REFUSED.search(text):
-        return (
-            f"asks for `{found[1]}`, which only unpickling gives, and that could run anything. Save its tensors alone: "
-            'torch.save({"state_dict": model.state_dict()}, PATH).'
-        )
-    if "weights_only" in text or "Weights only" in text:
-        detail = text.partition("error:")[2].strip() or text
-        return f"holds more than tensors and plain values ({detail[:150]}). Save its tensors alone, or copy it again."
-    return f"not a readable PyTorch file ({text[:150].rstrip('.') or type(error).__name__}). Copy it again."
-
-
 def _ranker_config(path: Path, state: Mapping[str, Tensor], facts: Mapping[str, object]) -> RankerConfig:
     """Sizes from the shapes, loss weights from the hyper-parameters."""
     num_items, item_dim = _shape(state, "item_embeddings.weight", path)
     encoder, decoder = _widths(state, "inference", path), _widths(state, "decoder", path)
     weights: dict[str, Any] = {}
     for field, name in (("lambda_click", "lambda_click"), ("lambda_kl", "lambda_KL")):
-        value = facts.get(name)
-        if isinstance(value, int | float) and np.isfinite(value):
-            weights[field] = float(value)
+        if name not in facts:
+            continue
+        value = facts[name]
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= LARGEST_LOSS_WEIGHT:
+            raise WorldError(
+                f"{path}: `hyper_parameters.{name}`: expected a number from 0 to {LARGEST_LOSS_WEIGHT:,.0f}, found "
+                f"{shown(value)}. It is a weight of the ranker's loss."
+            )
+        weights[field] = float(value)
     slots = _weight(state, "click_decoder.bias", path).shape[0]
     latent_dim = _shape(state, "decoder.0.weight", path)[1]
-    return RankerConfig(num_items, slots, item_dim, latent_dim, encoder[:-1], decoder, **weights)
+    try:
+        return checked(RankerConfig(num_items, slots, item_dim, latent_dim, encoder[:-1], decoder, **weights))
+    except ValueError as error:
+        raise WorldError(f"{path}: a ranker of impossible size ({error}). Copy it again.") from None
 
 
 def _widths(state: Mapping[str, Tensor], network: str, path: Path) -> tuple[int, ...]:
@@ -281,8 +261,15 @@ def _weight(state: Mapping[str, Tensor], key: str, path: Path) -> Tensor:
         found = ", ".join(sorted(state)[:4]) or "no tensors"
         raise WorldError(f"{path}: `{key}` is missing: not a checkpoint of that kind. Found {found}, ...")
     value = state[key]
-    if not (value.is_floating_point() and value.ndim and value.numel() and torch.isfinite(value).all()):
-        raise WorldError(f"{path}: `{key}`: expected finite numbers, found {value.dtype!s} {tuple(value.shape)}.")
+    if not (value.is_floating_point() and value.ndim and value.numel()):
+        found = f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+        raise WorldError(f"{path}: `{key}`: expected numbers with a fraction, found {found}.")
+    wrong = value[~value.float().isfinite()]  # as the bundle will hold it: 1e300 is finite in float64 alone
+    if len(wrong):
+        raise WorldError(
+            f"{path}: `{key}`: expected finite numbers in single precision, found {wrong[0].item():.4g} and "
+            f"{len(wrong) - 1:,} more such. Copy the checkpoint again, or take one of an earlier epoch."
+        )
     return value
 
 

@@ -1,9 +1,9 @@
 """Worlds from the files of the original GeMS program."""
 
+import hashlib
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -136,9 +136,17 @@ def _bounds(
         return read_bounds(files.bounds, environment)
     if files.sessions is not None:
         slates, clicks = read_sessions(files.sessions, environment)
+        box = ranker.action_box(torch.from_numpy(slates), torch.from_numpy(clicks))
     else:
-        return action_box_of(ranker, log_sessions(environment, items, BOUNDS_SESSIONS, seed))
-    return ranker.action_box(torch.from_numpy(slates.astype("int64")), torch.from_numpy(clicks))
+        box = action_box_of(ranker, log_sessions(environment, items, BOUNDS_SESSIONS, seed))
+    try:
+        box.check()
+    except ValueError as error:
+        raise WorldError(
+            f"{files.gems}: its ranker makes no action box of the sessions ({error}). Give the action box that its "
+            "agent was trained with as bounds, or another checkpoint."
+        ) from None
+    return box
 
 
 def _encoder(source: Path, environment: Environment) -> GruBelief:
@@ -157,4 +165,5 @@ def _digest(path: Path) -> str:
     """SHA-256 of a file, the first 16 hexadecimal digits; of a world, its fingerprint."""
     if not path.is_file():
         return find_world(str(path)).fingerprint
-    return sha256(path.read_bytes()).hexdigest()[:16]
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

@@ -1,6 +1,8 @@
 """Worlds from files of the original program's layout; the files are made here, in that layout."""
 
+import pickle
 import shutil
+import warnings
 import zipfile
 
 import numpy as np
@@ -8,7 +10,13 @@ import pytest
 import torch
 
 import gems_ray
-from gems_ray.errors import GemsRayError, WorldError
+from gems_ray import action_box
+from gems_ray.data import metadata, schema
+from gems_ray.errors import GemsRayError, SimulatorError, WorldError
+from gems_ray.simulator.items import read_items
+from gems_ray.world.belief import BELIEF_DIM
+from gems_ray.world.pytorch_file import read_checkpoint
+from gems_ray.world.ranker import LATENT_DIM
 from gems_ray.worldmaking.collect import collect_dataset
 from tests.conftest import make_world
 
@@ -148,7 +156,8 @@ class Opaque:
 
 class TestRefusals:
     def refused(self, files, tmp_path, **changes):
-        with pytest.raises(GemsRayError) as caught:
+        with warnings.catch_warnings(), pytest.raises(GemsRayError) as caught:
+            warnings.simplefilter("error")
             imported(files, tmp_path / "w", **changes)
         assert "\n" not in str(caught.value)
         assert not (tmp_path / "w").exists()
@@ -196,7 +205,7 @@ class TestRefusals:
     def test_more_than_tensors(self, files, tmp_path):
         torch.save({"state_dict": {}, "hyper_parameters": Opaque()}, tmp_path / "code.ckpt")
         text = self.refused(files, tmp_path, gems=tmp_path / "code.ckpt")
-        assert "asks for `tests.unit.test_import_world.Opaque`, which only unpickling gives" in text
+        assert "asks for `tests.unit.test_import_world.Opaque`, which is neither a plain tensor" in text
 
     @pytest.mark.parametrize("data", [[1], {}, {"state_dict": 7}, {"state_dict": {}}, torch.zeros(3)])
     def test_other_contents(self, files, tmp_path, data):
@@ -210,7 +219,7 @@ class TestRefusals:
         assert self.refused(files, tmp_path, gems=tmp_path / "cut.ckpt")
 
     def test_a_checkpoint_that_expands(self, files, tmp_path, monkeypatch):
-        monkeypatch.setattr("gems_ray.world.original.LARGEST", 5_000_000)
+        monkeypatch.setattr("gems_ray.world.pytorch_file.LARGEST", 5_000_000)
         with zipfile.ZipFile(tmp_path / "bomb.ckpt", "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("archive/data/0", bytes(6_000_000))
         assert "expected at most 5,000,000 bytes, found 6,000," in self.refused(
@@ -258,3 +267,171 @@ class TestRefusals:
     def test_two_sources_of_one_thing(self, files, tmp_path):
         assert "bounds and sessions: expected one" in self.refused(files, tmp_path, sessions=files["sessions"])
         assert "agent and belief: expected one" in self.refused(files, tmp_path, belief=files["agent"])
+
+    @pytest.mark.parametrize("old", [False, True])
+    @pytest.mark.parametrize(
+        ("command", "name"),
+        [
+            (b"c__builtin__\nbytearray\n(J\x00\x00\x00\x7ftR", "__builtin__.bytearray"),
+            (b"c_codecs\nencode\n(X\x01\x00\x00\x00aX\x06\x00\x00\x00latin1tR", "_codecs.encode"),
+            (b"ctorch\nTensor\n(J\x00\x00\x00\x7ftR", "torch.Tensor"),
+        ],
+    )
+    def test_memory_that_a_number_asks_for(self, files, tmp_path, command, name, old):
+        """Refused before it is followed, in the archives of today and in the stream of old versions."""
+        content = b"\x80\x02" + command + b"."
+        if old:
+            head = (pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, 1001, {}))
+            (tmp_path / "large.ckpt").write_bytes(b"".join(head) + content + pickle.dumps([], 2))
+        else:
+            with zipfile.ZipFile(tmp_path / "large.ckpt", "w") as archive:
+                archive.writestr("a/data.pkl", content)
+                archive.writestr("a/version", "3")
+        assert f"asks for `{name}`" in self.refused(files, tmp_path, gems=tmp_path / "large.ckpt")
+
+    def test_a_checkpoint_of_an_old_version(self, files, world, tmp_path):
+        data = torch.load(files["gems"], weights_only=True)
+        torch.save(data, tmp_path / "old.ckpt", _use_new_zipfile_serialization=False)
+        state, _ = read_checkpoint(tmp_path / "old.ckpt")
+        assert torch.equal(state["decoder.0.weight"], world.ranker.decoder[0].weight)
+        (tmp_path / "old.ckpt").write_bytes((tmp_path / "old.ckpt").read_bytes()[:200])
+        assert "old.ckpt: " in self.refused(files, tmp_path, gems=tmp_path / "old.ckpt")
+
+    @pytest.mark.parametrize(
+        ("make", "message"),
+        [
+            (lambda x: x[:1, :1].expand(10**9, 20), "that stand for them many times"),
+            (lambda x: x.to_sparse(), "_rebuild_sparse_tensor"),
+            (lambda x: x.to_sparse_csr(), "_rebuild_sparse_tensor"),
+            (lambda x: x.to("meta"), "_rebuild_meta_tensor"),
+            (lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8), "asks for `torch."),
+            (lambda x: torch.nested.nested_tensor([x, x]), "_rebuild_nested_tensor"),
+            (lambda x: x.to(torch.complex64), "strided complex64 on cpu"),
+            (lambda x: x.to(torch.float8_e4m3fn), "float8_e4m3fn|asks for `torch"),
+            (lambda x: x.double() * 0 + 1e300, "finite numbers in single precision, found 1e+300"),
+            (lambda x: x * torch.nan, "finite numbers in single precision, found nan and 511 more"),
+            (lambda x: x.int(), "expected numbers with a fraction, found int32 (16, 32)"),
+        ],
+    )
+    def test_tensors_of_another_kind(self, files, tmp_path, make, message):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            value = make(torch.load(files["gems"], weights_only=True)["state_dict"]["decoder.0.weight"])
+            path = changed(files["gems"], tmp_path / "kind.ckpt", **{"decoder.0.weight": value})
+        text = self.refused(files, tmp_path, gems=path)
+        assert any(part in text for part in message.split("|")), text
+
+    def test_a_wrong_checksum(self, files, tmp_path):
+        content = bytearray(files["gems"].read_bytes())
+        content[content.find(b"data/0") + 400] ^= 0x55
+        (tmp_path / "flipped.ckpt").write_bytes(content)
+        assert "damaged or cut off (the checksum" in self.refused(files, tmp_path, gems=tmp_path / "flipped.ckpt")
+
+    def test_warnings_of_the_reader_stay_away(self, files, tmp_path):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "script.ckpt")
+        assert "asks for `__torch__." in self.refused(files, tmp_path, gems=tmp_path / "script.ckpt")
+        (tmp_path / "plain.ckpt").write_bytes(pickle.dumps({"state_dict": {}}, 4))
+        assert "not a readable PyTorch file" in self.refused(files, tmp_path, gems=tmp_path / "plain.ckpt")
+
+    def test_layers_of_impossible_width(self, files, tmp_path):
+        """The manifest would not take them."""
+        wide = {"inference.0.weight": torch.zeros(10_001, 210), "inference.0.bias": torch.zeros(10_001)}
+        path = changed(files["gems"], tmp_path / "wide.ckpt", **wide)
+        assert "a ranker of impossible size (`encoder_sizes.0`: " in self.refused(files, tmp_path, gems=path)
+        path = changed(files["agent"], tmp_path / "wide.ckpt", **{"PolicyNet.0.weight": torch.zeros(100_001, 20)})
+        assert "a policy of impossible width (100,001)" in self.refused(files, tmp_path, agent=path)
+
+    @pytest.mark.parametrize("value", [10**30, -5.0, 1e308, float("nan"), True, "x"])
+    def test_impossible_loss_weights(self, files, tmp_path, value):
+        data = torch.load(files["gems"], weights_only=True)
+        data["hyper_parameters"]["lambda_click"] = value
+        torch.save(data, tmp_path / "weight.ckpt")
+        text = self.refused(files, tmp_path, gems=tmp_path / "weight.ckpt")
+        assert "`hyper_parameters.lambda_click`: expected a number from 0 to 1,000,000, found `" in text
+
+    def test_a_box_of_large_weights(self, files, tmp_path):
+        state = torch.load(files["gems"], weights_only=True)["state_dict"]
+        large = {key: 1e6 * value for key, value in state.items() if key.startswith("inference")}
+        path = changed(files["gems"], tmp_path / "large.ckpt", **large)
+        text = self.refused(files, tmp_path, gems=path, bounds=None, sessions=files["sessions"])
+        assert "makes no action box of the sessions (`" in text
+
+    @pytest.mark.parametrize(
+        ("scale", "message"),
+        [
+            (np.full(32, 1e-30), "`scale`: expected numbers from 1e-06 to 1e+06, found 1e-30"),
+            (np.full(32, 1e-6), "found 1e-06"),  # a little less in single precision, and so are its datasets
+            (np.full(32, 1e-45), "found 1.401e-45"),
+            (np.full(32, np.nan), "found nan"),
+            (np.full(32, True), "`scale`: expected 32 numbers, found bool (32,)"),
+            (np.full(32, "1"), "found <U1 (32,)"),
+        ],
+    )
+    def test_what_is_wrong_with_a_box(self, files, tmp_path, scale, message):
+        np.savez(tmp_path / "box.npz", center=np.zeros(32), scale=scale)
+        assert message in self.refused(files, tmp_path, bounds=tmp_path / "box.npz")
+
+    def test_what_is_wrong_with_sessions(self, files, tmp_path):
+        slates, clicks = np.zeros((2, 5, 10), dtype=int), np.zeros((2, 5, 10), dtype=int)
+        slates[1, 2, 3], clicks[0, 1, 2] = 1_000, 2
+        for shown, message in (
+            (slates, "items from 0 to 999, found 1000 in row 7, slot 3"),
+            (0 * slates, "clicks from 0"),
+        ):
+            np.savez(tmp_path / "sessions.npz", slate=shown, clicks=clicks)
+            assert message in self.refused(files, tmp_path, bounds=None, sessions=tmp_path / "sessions.npz")
+
+    @pytest.mark.parametrize(
+        ("items", "message"),
+        [
+            (b"hello world\n" * 5, "another format. Save it with numpy.save"),
+            (("()", "(1000, 20)"), "not a plain .npy array"),
+            (("'<U0'", "(1000000000000,)"), "items.npy: "),
+            (("'<f4'", "(1000000000, 20)"), "items.npy: "),
+            (np.full((1000, 20), 3e38, dtype=np.float32), "largest number is 1e-06 to 1e+06, found 3e+38"),
+            (np.full((1000, 20), 1e39), "found 1e+39"),
+            (np.zeros((1000, 20)), "found 0"),
+            (np.zeros((1000, 20)) - 1e30, "found 1e+30"),
+        ],
+    )
+    def test_items_that_are_none(self, files, tmp_path, items, message):
+        path = tmp_path / "items.npy"
+        if isinstance(items, tuple):
+            items = npy_header(*items)
+        if isinstance(items, bytes):
+            path.write_bytes(items)
+        else:
+            np.save(path, items)
+        text = self.refused(files, tmp_path, items=path)
+        assert text.startswith(str(path))
+        assert message in text
+        assert "pickle" not in text
+
+
+def npy_header(kind, shape):
+    """The beginning of an .npy file, with some numbers."""
+    header = f"{{'descr': {kind}, 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(80_000)
+
+
+def test_items_of_python_2(world, tmp_path):
+    (tmp_path / "items.npy").write_bytes(npy_header("'<f4'", "(1000L, 20L)")[:-80_000] + world.items.tobytes())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_array_equal(read_items(world.environment, tmp_path / "items.npy"), world.items)
+
+
+def test_items_of_another_shape_are_not_read(world, tmp_path, monkeypatch):
+    """Three gigabytes of them would be."""
+    np.save(tmp_path / "items.npy", np.zeros((2000, 20), dtype=np.float32))
+    monkeypatch.setattr(np, "array", None)
+    with pytest.raises(SimulatorError, match=r"expected float item vectors of shape \(1000, 20\)"):
+        read_items(world.environment, tmp_path / "items.npy")
+
+
+def test_one_range_of_boxes():
+    """A world may have no box that the metadata of its own datasets could not hold."""
+    assert (action_box.SMALLEST_SCALE, action_box.LARGEST_SIDE) == (metadata.SMALLEST_SCALE, metadata.LARGEST_SIDE)
+    assert (LATENT_DIM, BELIEF_DIM) == (schema.ACTION_DIM, schema.STATE_DIM)
