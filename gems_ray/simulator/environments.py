@@ -15,6 +15,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1, le=10_000)]
 CountOrNone = Annotated[int, Field(ge=0, le=10_000)]
 Factor = Annotated[float, Field(ge=0, le=1e6)]
+Divisor = Annotated[float, Field(ge=1, le=1e6)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +30,7 @@ class Environment:
     name: str
     items: str = "diffuse"  # diffuse, focused, or file:PATH of an (I, D) float32 .npy
     mixed_examination: bool = False  # examination from the top alone, or half of it from the bottom
-    diversity_penalty: Annotated[float, Field(ge=1, le=1e6)] = (
-        1.0  # divides the relevance of a slate that repeats a topic too often
-    )
+    diversity_penalty: Divisor = 1.0  # of the relevance of a slate that repeats a topic too often
     num_items: Annotated[int, Field(ge=1, le=32_768)] = 1000  # I; datasets hold their numbers in 16 bits
     slate_size: Count = 10  # K
     num_topics: Count = 10
