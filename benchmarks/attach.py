@@ -3,7 +3,7 @@
 Every try is a fresh collection with a seed of its own, without metadata, slates and clicks, as published files are.
 The wrong files are the hardest of their kind: of everything but one thing they are the world's own.
 
-    python benchmarks/attach.py --tries 52 --wrong 18 --output attach.md
+    python benchmarks/attach.py --output attach.md
 """
 
 import argparse
@@ -103,8 +103,8 @@ def outcome(task: tuple[str, int, int]) -> tuple[str, int]:
 def main() -> None:
     """Runs all tries and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tries", type=int, default=52, help="files of their own world")
-    parser.add_argument("--wrong", type=int, default=18, help="files of each kind that must be refused")
+    parser.add_argument("--tries", type=int, default=104, help="files of their own world")
+    parser.add_argument("--wrong", type=int, default=52, help="files of each kind that must be refused")
     parser.add_argument("--episodes", type=int, default=40, help="of every file")
     parser.add_argument("--output", type=Path, help="file of the table")
     options = parser.parse_args()
