@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 RANDOM_SHARE = 0.5  # of the box that random latents fill
-SMALLEST_SCALE, LARGEST_SIDE = 1e-6, 1e6  # latent units; the metadata of datasets has the same bounds
+SMALLEST_SCALE, LARGEST_SIDE = 1e-6, 1e6  # latent units
 
 
 class ActionBox(NamedTuple):

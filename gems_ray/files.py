@@ -19,8 +19,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield partial
+        partial.chmod(_permissions(path))  # some writers create files that only their owner may read
         with partial.open("rb") as file:
-            os.fchmod(file.fileno(), _permissions(path))  # some writers create files that only their owner may read
             os.fsync(file.fileno())
         partial.replace(path)
     finally:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from pydantic import ValidationError
 
+from gems_ray.action_box import LARGEST_SIDE, SMALLEST_SCALE
 from gems_ray.data.schema import ACTION_DIM, SCHEMA_VERSION, DatasetMetadata
 from gems_ray.data.trajectories import last_steps, trajectory_ends
 from gems_ray.errors import DatasetError
@@ -14,7 +15,6 @@ from gems_ray.registry import did_you_mean
 from gems_ray.simulator.environments import ENVIRONMENTS
 
 FINGERPRINT = re.compile(r"[0-9a-f]{16}")
-SMALLEST_SCALE, LARGEST_SIDE = 1e-6, 1e6  # latent units
 WIDEST_ACTION = 100.0  # in sides of the action box; beyond it the box is not that of the actions
 LONGEST_TEXT = 200  # characters
 RETURN_TOLERANCE = 1e-3  # clicks: the stored number is rounded, and sums of float32 differ by their order

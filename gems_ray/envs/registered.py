@@ -25,7 +25,8 @@ SHIPPED_ITEM_SEED = 0  # of the items of all shipped worlds
 
 # `AsyncVectorEnv` forks, and a forked process has none of the threads with which torch would share its work: it would
 # wait for them for ever.
-os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+if hasattr(os, "register_at_fork"):  # not where processes cannot fork
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 class LatentActionsVectorEnv(SlateVectorEnv):

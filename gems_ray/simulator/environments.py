@@ -13,7 +13,7 @@ from gems_ray.registry import Registry, did_you_mean
 QueueAlignment = Literal["published", "aligned"]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1, le=10_000)]
-CountOrNone = Annotated[int, Field(ge=0, le=10_000)]
+CountOrZero = Annotated[int, Field(ge=0, le=10_000)]
 Factor = Annotated[float, Field(ge=0, le=1e6)]
 Divisor = Annotated[float, Field(ge=1, le=1e6)]
 
@@ -40,11 +40,11 @@ class Environment:
     relevance_offset: Annotated[float, Field(ge=-1e6, le=1e6)] = 0.28  # score at which the relevance is one half
     relevance_slope: Factor = 100.0
     preference_inertia: Share = 0.9  # omega, weight of the old preference when a click moves it
-    boredom_threshold: CountOrNone = 5  # remembered clicks on a topic that make it boring
+    boredom_threshold: CountOrZero = 5  # remembered clicks on a topic that make it boring
     boredom_duration: Count = 5  # steps
     recent_clicks: Count = 10  # length of the click queues
-    recent_window: CountOrNone = 5  # steps after which a click is forgotten
-    diversity_threshold: CountOrNone = 4  # slots of one topic that call for the penalty
+    recent_window: CountOrZero = 5  # steps after which a click is forgotten
+    diversity_threshold: CountOrZero = 4  # slots of one topic that call for the penalty
     short_term_boost: Factor = 1.0  # factor on the short-term topic (as published: no effect)
     queue_alignment: QueueAlignment = "published"
 
