@@ -1,9 +1,10 @@
 """What the ranker's settings are worth: `python benchmarks/rankers.py`.
 
-Trains worlds with 10,000 and 20,000 sessions for the ranker and with both published settings of its lambdas, one
-process each, several at once, and prints the returns of their experts with 1,000 test users: mean ± standard error
-over the seeds. The agent is trained for half as many episodes as by default, so that a world takes about a quarter of
-an hour of one core. What is finished is kept; the same command goes on. With `--table` it only prints what is there.
+Trains worlds with 10,000 and 20,000 sessions for the ranker and with both published settings of its lambdas, and one
+more without duplicates in slates, one process each, several at once. Prints the returns of their experts with 1,000
+test users: mean ± standard error over the seeds. The agent is trained for half as many episodes as by default, so that
+a world takes 10 to 15 minutes of one core. What is finished is kept; the same command goes on. With `--table` it only
+prints what is there.
 """
 
 import argparse
@@ -15,30 +16,50 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 from gems_ray.world.bundle import load_world
 from gems_ray.world.manifest import MANIFEST
 
 ENVIRONMENTS = ("diffuse_mix", "diffuse_divpen")
-SESSIONS = {10_000: "10k", 20_000: "20k"}
-LAMBDAS = ((0.2, 0.5), (0.5, 1.0))  # click, KL: the public experiments' and the paper's
 PROGRAM = Path(__file__).parents[1] / "run_tune.py"
 
 
-def folder_of(root: Path, environment: str, sessions: int, lambdas: tuple[float, float], seed: int) -> Path:
-    """Where a world is trained."""
-    click, kl = lambdas
-    return root / f"{environment}_{SESSIONS[sessions]}_click{click}_kl{kl}" / f"seed{seed}"
+class Setting(NamedTuple):
+    """What a world is trained with."""
+
+    environment: str
+    sessions: int
+    lambda_click: float
+    lambda_kl: float
+    duplicates: bool = True
+
+    def folder(self, root: Path, seed: int) -> Path:
+        """Where a world is trained."""
+        rest = "" if self.duplicates else "_no_duplicates"
+        name = f"{self.environment}_{self.sessions // 1000}k_click{self.lambda_click}_kl{self.lambda_kl}{rest}"
+        return root / name / f"seed{seed}"
+
+    def options(self) -> list[str]:
+        """Of `world train`."""
+        options = ["--environment", self.environment, "--sessions", str(self.sessions)]
+        options += ["--lambda-click", str(self.lambda_click), "--lambda-kl", str(self.lambda_kl)]
+        return options if self.duplicates else [*options, "--no-duplicates"]
 
 
-def train(root: Path, episodes: int, environment: str, sessions: int, lambdas: tuple[float, float], seed: int) -> None:
+# Both published settings of the lambdas.
+SETTINGS = [
+    Setting(environment, sessions, *lambdas)
+    for environment, sessions, lambdas in product(ENVIRONMENTS, (10_000, 20_000), ((0.2, 0.5), (0.5, 1.0)))
+] + [Setting("diffuse_mix", 10_000, 0.2, 0.5, duplicates=False)]
+
+
+def train(root: Path, episodes: int, setting: Setting, seed: int) -> None:
     """Trains one world, or what is missing of it."""
-    folder = folder_of(root, environment, sessions, lambdas, seed)
+    folder = setting.folder(root, seed)
     if (folder / MANIFEST).exists():
         return
-    click, kl = lambdas
-    command = [sys.executable, str(PROGRAM), "world", "train", "--environment", environment, "--seed", str(seed)]
-    command += ["--sessions", str(sessions), "--lambda-click", str(click), "--lambda-kl", str(kl)]
+    command = [sys.executable, str(PROGRAM), "world", "train", *setting.options(), "--seed", str(seed)]
     command += ["--episodes", str(episodes)]
     folder.parent.mkdir(parents=True, exist_ok=True)
     with (folder.parent / f"seed{seed}.log").open("a") as log:
@@ -53,10 +74,10 @@ def train(root: Path, episodes: int, environment: str, sessions: int, lambdas: t
 
 def print_table(root: Path, seeds: int) -> None:
     """The worlds that are finished, a line for each setting."""
-    print("| environment | sessions | lambda_click, lambda_KL | seeds | expert | of each seed |")
-    print("|---|---|---|---|---|---|")
-    for environment, sessions, lambdas in product(ENVIRONMENTS, SESSIONS, LAMBDAS):
-        folders = [folder_of(root, environment, sessions, lambdas, seed) for seed in range(seeds)]
+    print("| environment | sessions | lambda_click, lambda_KL | duplicates | seeds | expert | of each seed |")
+    print("|---|---|---|---|---|---|---|")
+    for setting in SETTINGS:
+        folders = [setting.folder(root, seed) for seed in range(seeds)]
         facts = [load_world(folder).facts["test"]["expert"] for folder in folders if (folder / MANIFEST).exists()]
         if not facts:
             continue
@@ -64,7 +85,8 @@ def print_table(root: Path, seeds: int) -> None:
         spread = f" ± {statistics.stdev(means) / math.sqrt(len(means)):.1f}" if len(means) > 1 else ""
         single = ", ".join(f"{row['return_mean']:.1f} ± {row['return_se']:.1f}" for row in facts)
         print(
-            f"| {environment} | {sessions:,} | {lambdas[0]}, {lambdas[1]} | {len(means)} "
+            f"| {setting.environment} | {setting.sessions:,} | {setting.lambda_click}, {setting.lambda_kl} "
+            f"| {'yes' if setting.duplicates else 'no'} | {len(means)} "
             f"| {statistics.mean(means):.1f}{spread} | {single} |"
         )
 
@@ -80,9 +102,9 @@ def main() -> None:
     args = parser.parse_args()
     if not args.table:
         # All settings of one seed before the next seed, so that a table of an unfinished run compares equals.
-        orders = product(range(args.seeds), ENVIRONMENTS, SESSIONS, LAMBDAS)
+        orders = product(range(args.seeds), SETTINGS)
         with ThreadPoolExecutor(args.processes) as pool:
-            list(pool.map(lambda order: train(args.folder, args.episodes, *order[1:], order[0]), orders))
+            list(pool.map(lambda order: train(args.folder, args.episodes, order[1], order[0]), orders))
     print_table(args.folder, args.seeds)
 
 
