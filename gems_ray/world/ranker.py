@@ -1,5 +1,6 @@
 """GeMS ranker: a variational auto-encoder whose latent space is the agent's action space."""
 
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, Literal
 
@@ -145,8 +146,8 @@ class GemsRanker(nn.Module):
 
     def without_duplicates(self) -> "GemsRanker":
         """The same weights in a ranker that shows no item twice in a slate."""
-        ranker = GemsRanker(replace(self.config, duplicates=False))
-        ranker.load_state_dict(self.state_dict())
+        ranker = deepcopy(self)
+        ranker.config = replace(self.config, duplicates=False)
         return ranker.requires_grad_(False)
 
     @torch.no_grad()

@@ -100,7 +100,9 @@ class TestRanker:
         with torch.no_grad():
             logits = ranker.logits(latents)[0].numpy()
         expected = np.stack([greedy(user) for user in logits])
+        random_numbers = torch.get_rng_state()
         distinct = ranker.without_duplicates()
+        assert torch.equal(torch.get_rng_state(), random_numbers), "those of the user's program are left alone"
         slates = distinct.decode(latents)
         np.testing.assert_array_equal(slates, expected)
         assert all(len(set(slate)) == len(slate) for slate in slates.tolist())
