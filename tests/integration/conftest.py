@@ -22,6 +22,17 @@ def wait_for(condition, process, seconds=120):
         time.sleep(0.05)
 
 
+def trained_rows(run):
+    """Evaluations so far, over all cells."""
+    return sum(len(path.read_text().splitlines()) - 1 for path in run.glob("cells/*/metrics.csv"))
+
+
+def wait_for_rows(run, more, process):
+    """Waits until the process, which has just been started, has added so many evaluations."""
+    before = trained_rows(run)
+    wait_for(lambda: trained_rows(run) >= before + more, process)
+
+
 def change_pack(run, size):
     """Says in a run folder how many cells are trained as one program from now on."""
     file = run / "experiment.yaml"

@@ -21,7 +21,7 @@ from gems_ray.experiments.candidates import with_objectives
 from gems_ray.experiments.check import load_experiment
 from gems_ray.experiments.run_folder import RunFolder
 from gems_ray.machine import machine_report
-from tests.integration.conftest import change_pack, end_family, wait_for
+from tests.integration.conftest import change_pack, end_family, wait_for, wait_for_rows
 
 BASE = {
     "environment": "diffuse_mix",
@@ -139,7 +139,10 @@ def test_killed_driver_lost_study_and_a_copied_folder(command, search_file, tmp_
 
 @pytest.mark.slow
 def test_search_in_packs_that_goes_on_alone_and_in_packs_again(command, search_file, tmp_path):
-    """Cells of a pack differ in alpha; random proposals depend on their number alone, so the tables are the same."""
+    """Cells of a pack differ in alpha; random proposals depend on their number alone, so the trials are the same.
+
+    They learn the same up to rounding. Returns are not compared: a rounded action may show another slate.
+    """
     space = {"td3_bc": {"alpha": {"log_uniform": [0.1, 10]}}}
     search = {"trials": 6, "sampler": "random", "space": space, "confirm": {"candidates": 0}}
     training = {"max_timesteps": 1500, "evaluation_interval": 300}
@@ -147,10 +150,9 @@ def test_search_in_packs_that_goes_on_alone_and_in_packs_again(command, search_f
     assert alone.returncode == 0, alone.stdout + alone.stderr
     run = tmp_path / "runs" / "packs"
     first = "search", search_file("packs.yaml", search, training=training, resources={"cpu": 1, "pack": 3})
-    for line, rows in ((first, 9), (("resume", run), 18)):
+    for line in (first, ("resume", run)):
         process = command(*line, start=True)
-        curves = "cells/*/metrics.csv"
-        wait_for(lambda: sum(len(p.read_text().splitlines()) - 1 for p in run.glob(curves)) >= rows, process)  # noqa: B023
+        wait_for_rows(run, 9, process)
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=60)
         assert process.returncode == 130, output
@@ -159,8 +161,13 @@ def test_search_in_packs_that_goes_on_alone_and_in_packs_again(command, search_f
     done = command("resume", run)
     assert done.returncode == 0, done.stdout + done.stderr
     _, table = assert_consistent(run)
-    expected = pd.read_csv(tmp_path / "runs" / "alone" / "trials.csv")
-    pd.testing.assert_frame_equal(table.drop(columns="cells"), expected.drop(columns="cells"), rtol=1e-3)
+    reference = tmp_path / "runs" / "alone"
+    proposed = ["trial", "state", "algorithm", "alpha", "cells"]
+    pd.testing.assert_frame_equal(table[proposed], pd.read_csv(reference / "trials.csv")[proposed], rtol=1e-9)
+    learned = ["updates", "train/q_policy", "train/q_dataset", "train/cloning_error"]
+    for path in run.glob("cells/*/metrics.csv"):
+        expected = pd.read_csv(reference / path.relative_to(run))
+        pd.testing.assert_frame_equal(pd.read_csv(path)[learned], expected[learned], rtol=1e-3)
 
 
 @pytest.mark.slow
