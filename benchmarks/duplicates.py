@@ -1,9 +1,11 @@
-"""What slates without duplicates change in the shipped worlds: `python benchmarks/duplicates.py`.
+"""What slates without duplicates change in worlds: `python benchmarks/duplicates.py [WORLD ...]`.
 
-Prints, for every shipped world, the mean return of random latents and of both agents with both decoders, ± standard
-error, and how many different items a slate of the expert shows. The agents were trained with duplicates.
+Prints, for every shipped world or for the named ones, the mean return of random latents and of both agents with both
+decoders, ± standard error, and how many different items a slate of the expert shows. The agents were trained with
+duplicates.
 """
 
+import argparse
 import os
 
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -21,10 +23,13 @@ USERS = 1_000
 
 def main() -> None:
     """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("worlds", nargs="*", default=shipped_worlds(), help="folders; without any, the shipped worlds")
+    names = parser.parse_args().worlds
     torch.set_num_threads(1)
-    print("| environment | duplicates | random latents | medium | expert | items in a slate of the expert |")
+    print("| world | duplicates | random latents | medium | expert | items in a slate of the expert |")
     print("|---|---|---|---|---|---|")
-    for name in shipped_worlds():
+    for name in names:
         world = find_world(name)
         for kind in (world, replace(world, ranker=world.ranker.without_duplicates())):
             evaluator = Evaluator(kind, "test", USERS)

@@ -3,7 +3,7 @@
 Trains worlds with 10,000 and 20,000 sessions for the ranker and with both published settings of its lambdas, and one
 more without duplicates in slates, one process each, several at once. Prints the returns of their experts with 1,000
 test users: mean ± standard error over the seeds. The agent is trained for half as many episodes as by default, so that
-a world takes 10 to 15 minutes of one core. What is finished is kept; the same command goes on. With `--table` it only
+a world takes about ten minutes of one core. What is finished is kept; the same command goes on. With `--table` it only
 prints what is there.
 """
 
@@ -54,7 +54,7 @@ SETTINGS = [
 ] + [Setting("diffuse_mix", 10_000, 0.2, 0.5, duplicates=False)]
 
 
-def train(root: Path, episodes: int, setting: Setting, seed: int) -> None:
+def train(root: Path, episodes: int, seed: int, setting: Setting) -> None:
     """Trains one world, or what is missing of it."""
     folder = setting.folder(root, seed)
     if (folder / MANIFEST).exists():
@@ -104,7 +104,7 @@ def main() -> None:
         # All settings of one seed before the next seed, so that a table of an unfinished run compares equals.
         orders = product(range(args.seeds), SETTINGS)
         with ThreadPoolExecutor(args.processes) as pool:
-            list(pool.map(lambda order: train(args.folder, args.episodes, order[1], order[0]), orders))
+            list(pool.map(lambda order: train(args.folder, args.episodes, *order), orders))
     print_table(args.folder, args.seeds)
 
 

@@ -139,13 +139,13 @@ def test_killed_driver_lost_study_and_a_copied_folder(command, search_file, tmp_
 
 @pytest.mark.slow
 def test_search_in_packs_that_goes_on_alone_and_in_packs_again(command, search_file, tmp_path):
-    """Cells of a pack differ in alpha; random proposals depend on their number alone, so the trials are the same.
+    """Cells of a pack differ in alpha; random proposals depend on their number alone, so the tables are the same.
 
-    They learn the same up to rounding. Returns are not compared: a rounded action may show another slate.
+    There are few updates, because rounding grows from update to update and changes a slate in the end.
     """
     space = {"td3_bc": {"alpha": {"log_uniform": [0.1, 10]}}}
     search = {"trials": 6, "sampler": "random", "space": space, "confirm": {"candidates": 0}}
-    training = {"max_timesteps": 1500, "evaluation_interval": 300}
+    training = {"max_timesteps": 900, "evaluation_interval": 300}
     alone = command("search", search_file("alone.yaml", search, training=training))
     assert alone.returncode == 0, alone.stdout + alone.stderr
     run = tmp_path / "runs" / "packs"
@@ -162,8 +162,7 @@ def test_search_in_packs_that_goes_on_alone_and_in_packs_again(command, search_f
     assert done.returncode == 0, done.stdout + done.stderr
     _, table = assert_consistent(run)
     reference = tmp_path / "runs" / "alone"
-    proposed = ["trial", "state", "algorithm", "alpha", "cells"]
-    pd.testing.assert_frame_equal(table[proposed], pd.read_csv(reference / "trials.csv")[proposed], rtol=1e-9)
+    pd.testing.assert_frame_equal(table, pd.read_csv(reference / "trials.csv"), rtol=1e-3)
     learned = ["updates", "train/q_policy", "train/q_dataset", "train/cloning_error"]
     for path in run.glob("cells/*/metrics.csv"):
         expected = pd.read_csv(reference / path.relative_to(run))

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 import gems_ray
-from tests.integration.conftest import end_family, wait_for
+from tests.integration.conftest import end_family, wait_for_rows
 
 EXPERIMENT = {
     "environment": ["diffuse_mix"],
@@ -35,10 +35,6 @@ def uri(s3, folder):
     return f"s3://bucket/{folder}?endpoint_override={s3}&scheme=http"
 
 
-def rows(run):
-    return sum(len(path.read_text().splitlines()) - 1 for path in run.glob("cells/*/metrics.csv"))
-
-
 @pytest.mark.slow
 def test_killed_and_resumed_from_a_copy_of_the_records(command, grid, tmp_path, s3):
     """The records are copied to another place, the checkpoints stay where they are: the numbers are the same."""
@@ -46,7 +42,7 @@ def test_killed_and_resumed_from_a_copy_of_the_records(command, grid, tmp_path, 
     assert whole.returncode == 0, whole.stdout + whole.stderr
     run = tmp_path / "runs" / "grid"
     process = command("grid", grid, "--storage", uri(s3, "runs"), start=True)
-    wait_for(lambda: rows(run) >= 10, process)
+    wait_for_rows(run, 10, process)
     process.send_signal(signal.SIGKILL)
     end_family(process)
     assert not list(run.rglob("*.safetensors")), "checkpoints are in the storage alone"
